@@ -1,0 +1,1 @@
+"""The nouns of the pipeline and the few tools that every stage needs. No torch, no image library."""

@@ -1,0 +1,52 @@
+"""Every error that a user can cause, as one small family.
+
+    AutosegError (ValueError)
+    |-- UsageError        the call itself was wrong: exit code 2, nothing was done
+    |-- DataError         something is wrong with data or files: exit code 1, one Problem per defect
+    `-- DeviceError       the hardware cannot do what was asked: exit code 1
+
+A message says what it is about, what was found, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One defect (or one warning): which case, which file, what was found, what to do about it."""
+
+    case: str
+    found: str
+    next: str
+    file: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.case} ({self.file})" if self.file and self.case else self.case or self.file
+        return f"{where}: {self.found}; {self.next}" if where else f"{self.found}; {self.next}"
+
+
+class AutosegError(ValueError):
+    """A mistake that a user can mend; shown without a traceback."""
+
+
+class UsageError(AutosegError):
+    """The command line asks for something that does not exist or makes no sense."""
+
+
+class DeviceError(AutosegError):
+    """The machine lacks what the call asks for."""
+
+
+class DataError(AutosegError):
+    """Defects in data or files; `problems` holds all that were found, not only the first."""
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[tuple[Problem, ...]]]:
+        # Errors travel from worker processes to the parent; the default would rebuild from the message alone.
+        return DataError, (self.problems,)

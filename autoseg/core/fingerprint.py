@@ -1,0 +1,47 @@
+"""What was measured on a data set."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from autoseg.core.records import Record
+
+
+class Intensities(Record):
+    """Statistics of one channel over the foreground voxels of all cases."""
+
+    mean: float
+    median: float
+    std: float
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class LabelStatistics(Record):
+    """One label over all cases that hold it: how often, how large, how far from the midplane of the image."""
+
+    cases: int
+    mean_volume_ml: float
+    mean_side_mm: float  # centroid minus image centre along canonical x; positive is the patient's left
+
+
+class Fingerprint(Record):
+    """Per case shapes and spacings, pooled intensities; the keys are those of nnU-Net's dataset_fingerprint.json."""
+
+    spacings: list[tuple[float, float, float]] = Field(min_length=1)
+    shapes_after_crop: list[tuple[int, int, int]] = Field(min_length=1)
+    foreground_intensity_properties_per_channel: dict[str, Intensities]
+    median_relative_size_after_cropping: float = Field(gt=0, le=1)
+    cases: list[str] = []
+    labels: dict[str, LabelStatistics] = {}
+    key: str = ""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Fingerprint:
+        if len(self.spacings) != len(self.shapes_after_crop):
+            raise ValueError(f"{len(self.spacings)} spacings but {len(self.shapes_after_crop)} shapes_after_crop")
+        if any(value <= 0 for triple in (*self.spacings, *self.shapes_after_crop) for value in triple):
+            raise ValueError("spacings and shapes must be positive")
+        return self

@@ -1,0 +1,42 @@
+"""How to train: every choice that is not a property of the data set. Stored with the weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from autoseg.core.records import Record
+
+
+class Recipe(Record):
+    """Training settings; the defaults are nnU-Net's. An epoch has `iterations` steps and `val_iterations` checks."""
+
+    name: str = "default"
+    epochs: int = Field(default=1000, ge=1)
+    iterations: int = Field(default=250, ge=1)
+    val_iterations: int = Field(default=50, ge=1)
+    optimizer: str = "sgd"
+    learning_rate: float = Field(default=1e-2, gt=0)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    weight_decay: float = Field(default=3e-5, ge=0)
+    gradient_clip: float = Field(default=12.0, gt=0)
+    schedule: str = "poly"
+    warmup_steps: int = Field(default=0, ge=0)
+    loss: str = "auto"
+    deep_supervision: bool = True
+    augmentation: bool = True
+    oversample_foreground: float = Field(default=0.33, ge=0, le=1)
+    weight_average: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    seed: int = Field(default=0, ge=0)
+    deterministic: bool = False
+    save_every_minutes: float = Field(default=5.0, gt=0)
+
+
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(),
+    "quick": Recipe(
+        name="quick", epochs=10, iterations=50, val_iterations=5, momentum=0.95, warmup_steps=20, weight_average=0.95
+    ),
+}

@@ -1,0 +1,132 @@
+"""One supervised pool of processes: bounded, each failure carried back with its job, a killed worker named as such."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from autoseg.core.errors import AutosegError
+
+log = logging.getLogger(__name__)
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Generic[Job, Result]):
+    """What became of one job: its result, or the error that ended it (with the worker's traceback as text)."""
+
+    job: Job
+    result: Result | None = None
+    error: BaseException | None = None
+    traceback: str = ""
+
+
+class WorkerKilled(AutosegError):
+    """A worker process ended without a word, which is nearly always the system's answer to a lack of memory."""
+
+
+def available_cpus() -> int:
+    """CPUs this process may use: its affinity, limited by the control group's quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cpus = min(cpus, max(1, int(limit) // int(period)))
+    return cpus
+
+
+def available_memory_gb() -> float:
+    """Memory that is free for this process: what the system has available, limited by the control group."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return 8.0  # no such file outside Linux: assume an ordinary laptop
+    rows = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    free = int(rows["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return max(free, 0) / 1e9
+
+
+def supervised_map(
+    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ahead: int = 2
+) -> Iterator[Outcome[Job, Result]]:
+    """Apply `function` to every job in `workers` processes; yield an Outcome per job, in the order they finish.
+
+    At most `workers * ahead` jobs are handed out at a time. An exception in a worker ends that job only. When a worker is
+    killed, the pool is built anew and the jobs that were in flight are tried once more, one at a time, so that the
+    guilty one is known; it yields a WorkerKilled error and the others go on. `workers=0` runs in this process.
+    """
+    waiting = iter(jobs)
+    if workers == 0:
+        for job in waiting:
+            yield _guarded(function, job)
+        return
+    suspects: list[Job] = []
+    pool = _pool(workers)
+    running: dict[Future[Outcome[Job, Result]], Job] = {}
+    try:
+        while True:
+            while len(running) < workers * ahead and (job := next(waiting, _END)) is not _END:
+                running[pool.submit(_guarded, function, job)] = job  # type: ignore[arg-type]
+            if not running:
+                break
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            broken = False
+            for future in done:
+                if isinstance(future.exception(), BrokenProcessPool):
+                    broken = True
+                else:
+                    del running[future]
+                    yield future.result()
+            if broken:
+                suspects = [*running.values()]
+                running.clear()
+                pool.shutdown(wait=True, cancel_futures=True)
+                yield from _one_at_a_time(function, suspects)
+                pool = _pool(workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_END = object()
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # spawn: a forked copy of a process with running threads (torch, Blosc2) can hang
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+
+
+def _one_thread() -> None:
+    # The pool fills the cores; threads inside its processes would only fight for them.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"):
+        os.environ[name] = "1"
+
+
+def _guarded(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result]:
+    try:
+        return Outcome(job=job, result=function(job))
+    except Exception as error:
+        return Outcome(job=job, error=error, traceback=traceback.format_exc())
+
+
+def _one_at_a_time(function: Callable[[Job], Result], jobs: list[Job]) -> Iterator[Outcome[Job, Result]]:
+    for job in jobs:
+        with _pool(1) as pool:
+            try:
+                outcome = pool.submit(_guarded, function, job).result()
+            except BrokenProcessPool:
+                message = "the worker process was killed, usually for lack of memory; free memory or use fewer processes"
+                outcome = Outcome(job=job, error=WorkerKilled(message))
+        yield outcome

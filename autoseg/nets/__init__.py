@@ -1,0 +1,1 @@
+"""NetworkSpec -> network, and what a network costs, by arithmetic."""

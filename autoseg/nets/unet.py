@@ -1,0 +1,101 @@
+"""A plain U-Net, two- or three-dimensional, built from a NetworkSpec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoseg.core.plan import NetworkSpec
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+SLOPE = 0.01
+
+
+class ConvBlock(nn.Module):
+    """Convolutions, each followed by instance norm and LeakyReLU; the first one may stride."""
+
+    def __init__(self, n_in: int, n_out: int, *, kernel: list[int], stride: list[int], n_convs: int) -> None:
+        super().__init__()
+        dimensions = len(kernel)
+        layers: list[nn.Module] = []
+        for i in range(n_convs):
+            layers += [
+                CONV[dimensions](
+                    n_in if i == 0 else n_out,
+                    n_out,
+                    tuple(kernel),
+                    stride=tuple(stride) if i == 0 else 1,
+                    padding=tuple((k - 1) // 2 for k in kernel),
+                ),
+                NORM[dimensions](n_out, eps=1e-5, affine=True),
+                nn.LeakyReLU(SLOPE, inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, n_in, *size) -> (B, n_out, *size / stride)."""
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+class PlainUNet(nn.Module):
+    """Encoder of strided convolution blocks, decoder of transposed convolutions with skip connections.
+
+    In training mode it returns the segmentation logits of every decoder stage, full resolution first (for deep
+    supervision); in evaluation mode only the full resolution, (B, n_outputs, *patch).
+    """
+
+    def __init__(self, spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> None:
+        super().__init__()
+        dimensions = len(spec.strides[0])
+        features = [n_channels, *spec.features_per_stage]
+        self.encoder = nn.ModuleList(
+            ConvBlock(
+                features[stage],
+                features[stage + 1],
+                kernel=spec.kernel_sizes[stage],
+                stride=spec.strides[stage],
+                n_convs=spec.blocks_per_stage[stage],
+            )
+            for stage in range(len(spec.features_per_stage))
+        )
+        self.up, self.decoder, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for stage in reversed(range(len(spec.features_per_stage) - 1)):
+            below, here = spec.features_per_stage[stage + 1], spec.features_per_stage[stage]
+            stride = spec.strides[stage + 1]
+            self.up.append(TRANSPOSED[dimensions](below, here, tuple(stride), stride=tuple(stride)))
+            self.decoder.append(
+                ConvBlock(
+                    2 * here,
+                    here,
+                    kernel=spec.kernel_sizes[stage],
+                    stride=[1] * dimensions,
+                    n_convs=spec.blocks_per_stage_decoder[stage],
+                )
+            )
+            self.heads.append(CONV[dimensions](here, n_outputs, 1))
+        self.apply(_initialise)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """(B, n_channels, *patch) -> logits, one tensor or (in training) a list from full to coarsest resolution."""
+        skips = []
+        for block in self.encoder:
+            x = block(x)
+            skips.append(x)
+        outputs = []
+        last = len(self.decoder) - 1
+        for i, (up, block, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=True)):
+            x = block(torch.cat([up(x), skips[-2 - i]], dim=1))
+            if self.training or i == last:
+                outputs.append(head(x))
+        return outputs[::-1] if self.training else outputs[-1]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,159 @@
+"""Fingerprint, memory budget -> Plan. Every rule has a file of its own; this page is the order in which they apply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.dataset import DatasetJson
+from autoseg.core.errors import UsageError
+from autoseg.core.fingerprint import Fingerprint
+from autoseg.core.plan import Configuration, Plan
+from autoseg.core.records import nearest
+from autoseg.planning.batch_size import batch_size
+from autoseg.planning.budget import Budget
+from autoseg.planning.mirroring import LEFT_RIGHT, mirroring
+from autoseg.planning.normalization import normalization
+from autoseg.planning.patch_size import patch_and_network
+from autoseg.planning.target_spacing import resampled_shape, target_spacing
+
+PLANNERS: dict[str, Budget] = {"default": Budget()}
+LOWRES_BELOW = 0.25  # of the median image seen by one patch: less lacks context, so a coarser configuration is added
+LOWRES_STEP = 1.03
+LOWRES_WORTHWHILE = 2.0
+
+
+def plan(
+    fingerprint: Fingerprint,
+    declaration: DatasetJson,
+    *,
+    dataset: str,
+    planner: str = "default",
+    gpu_memory_gb: float | None = None,
+    spacing_mm: Sequence[float] | None = None,
+) -> Plan:
+    """Decide everything about a data set: one configuration per way to look at it.
+
+    Args:
+        spacing_mm: overrides the target spacing, (z, y, x).
+
+    Raises:
+        UsageError: unknown planner, or a spacing or memory that is not positive.
+    """
+    budget = _budget(planner, gpu_memory_gb, spacing_mm)
+    target, why_spacing = target_spacing(fingerprint)
+    if spacing_mm is not None:
+        target, why_spacing = np.array(spacing_mm, dtype=np.float64), "given by the user"
+    coarsest = int(np.argmax(target))
+    forward = (coarsest, *(axis for axis in range(3) if axis != coarsest))
+    shapes = [
+        resampled_shape(shape, np.array(spacing), target)
+        for shape, spacing in zip(fingerprint.shapes_after_crop, fingerprint.spacings, strict=True)
+    ]
+    median = np.median(np.array(shapes), axis=0)[list(forward)]
+    spacing = target[list(forward)]
+    n_cases = declaration.numTraining or len(shapes)
+    build = _Builder(fingerprint, declaration, forward, budget)
+    configurations: dict[str, Configuration] = {}
+    if median[0] != 1:
+        full = build(spacing, median, n_cases * prod(median), why_spacing)
+        low = _lowres(build, full, median, n_cases)
+        why = "batch Dice when a patch sees less than a quarter of the image, so that some patches lack structures"
+        full = full.with_changes(batch_dice=low is not None, reasons={**full.reasons, "batch_dice": why})
+        configurations = {"3d_fullres": full} if low is None else {"3d_lowres": low, "3d_fullres": full}
+    slices = build(spacing[1:], median[1:], n_cases * prod(median), why_spacing)
+    configurations = {"2d": slices.with_changes(batch_dice=True), **configurations}
+    return Plan(
+        planner=planner,
+        dataset=dataset,
+        transpose_forward=forward,  # type: ignore[arg-type]
+        channel_names=list(declaration.channel_names.values()),
+        labels={n: list(v) if isinstance(v, list) else v for n, v in declaration.labels.items()},
+        regions_class_order=list(declaration.scheme.regions_class_order),
+        file_ending=declaration.file_ending,
+        intensities=list(fingerprint.foreground_intensity_properties_per_channel.values()),
+        configurations=configurations,
+        reasons={"transpose_forward": f"axis {coarsest} has the coarsest target spacing and comes first"},
+        fingerprint_key=fingerprint.key,
+    )
+
+
+def _budget(planner: str, gpu_memory_gb: float | None, spacing_mm: Sequence[float] | None) -> Budget:
+    if planner not in PLANNERS:
+        raise UsageError(f"no planner '{planner}'; {nearest(planner, [*PLANNERS])}")
+    if gpu_memory_gb is not None and gpu_memory_gb <= 0:
+        raise UsageError(f"--gpu_memory_gb is {gpu_memory_gb}; give a positive number")
+    if spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0):
+        raise UsageError(f"--spacing is {spacing_mm}; give three positive numbers: z y x in mm")
+    budget = PLANNERS[planner]
+    return budget if gpu_memory_gb is None else replace(budget, memory_gb=gpu_memory_gb)
+
+
+class _Builder:
+    """One configuration from a spacing and a median shape (both transposed)."""
+
+    def __init__(
+        self, fingerprint: Fingerprint, declaration: DatasetJson, forward: tuple[int, ...], budget: Budget
+    ) -> None:
+        self.budget = budget
+        self.n_label_entries = len(declaration.labels)
+        self.norm = normalization(
+            list(declaration.channel_names.values()),
+            relative_size_after_crop=fingerprint.median_relative_size_after_cropping,
+        )
+        self.mirroring = mirroring(declaration.scheme, fingerprint)
+        self.left_right = forward.index(LEFT_RIGHT)
+
+    def __call__(
+        self, spacing: NDArray[np.float64], median: NDArray[np.float64], voxels: float, why_spacing: str
+    ) -> Configuration:
+        shape, network, elements, why_patch = patch_and_network(
+            list(spacing), list(median), budget=self.budget, n_label_entries=self.n_label_entries
+        )
+        batch, why_batch = batch_size(
+            shape.patch_size, elements=elements, dataset_voxels=float(voxels), budget=self.budget
+        )
+        schemes, use_mask, why_norm = self.norm
+        may_mirror, pairs, why_mirror = self.mirroring
+        dimensions = len(spacing)
+        left_right = self.left_right - (3 - dimensions)  # a 2d patch lacks the first transposed axis
+        return Configuration(
+            patch_size=list(shape.patch_size),
+            batch_size=batch,
+            spacing_mm=[float(s) for s in spacing],
+            median_shape_voxels=[float(n) for n in median],
+            normalization=schemes,
+            use_mask_for_norm=use_mask,
+            batch_dice=False,
+            network=network,
+            mirror_axes=[axis for axis in range(dimensions) if may_mirror or axis != left_right],
+            mirror_label_pairs=pairs if left_right >= 0 else [],
+            reasons={
+                "spacing_mm": why_spacing,
+                "patch_size": why_patch,
+                "batch_size": why_batch,
+                "normalization": why_norm,
+                "mirror_axes": why_mirror,
+            },
+        )
+
+
+def _lowres(build: _Builder, full: Configuration, median: NDArray[np.float64], n_cases: int) -> Configuration | None:
+    """The coarser configuration for images much larger than a patch (reference rule 3.7); None when not worthwhile.
+
+    Spacing grows in small steps, the finer axes first, until a patch sees a quarter of the median image.
+    """
+    fine = np.array(full.spacing_mm)
+    coarse, low, voxels = fine.copy(), full, float(prod(median))
+    while prod(low.patch_size) / voxels < LOWRES_BELOW:
+        finer = coarse.max() / coarse > 2
+        coarse[finer if finer.any() else slice(None)] *= LOWRES_STEP
+        shape = fine / coarse * median
+        voxels = float(prod(shape))
+        rounded = np.array([round(n) for n in shape], dtype=np.float64)
+        low = build(coarse, rounded, voxels * n_cases, "enlarged until a patch sees a quarter of the median image")
+    return low if low is not full and prod(median) / voxels >= LOWRES_WORTHWHILE else None

@@ -1,0 +1,31 @@
+"""What the graphics memory pays for: reference values measured once, scaled to the memory at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How many feature map elements a network may have, and the batch size at which that was measured.
+
+    The reference values are nnU-Net's for its default planner on 8 GB (reference 3.5), so that plans agree.
+    """
+
+    reference_3d: float = 560e6
+    reference_2d: float = 85e6
+    reference_memory_gb: float = 8.0
+    memory_gb: float = 8.0
+    reference_batch_3d: int = 2
+    reference_batch_2d: int = 12
+    min_batch: int = 2
+    max_dataset_share: float = 0.05  # of all voxels of the data set in one batch: more would be the same images again
+
+    def elements(self, dimensions: int) -> float:
+        """Feature map elements that fit into the memory at the reference batch size."""
+        reference = self.reference_3d if dimensions == 3 else self.reference_2d
+        return reference * self.memory_gb / self.reference_memory_gb
+
+    def reference_batch(self, dimensions: int) -> int:
+        """Batch size at which the reference was measured."""
+        return self.reference_batch_3d if dimensions == 3 else self.reference_batch_2d

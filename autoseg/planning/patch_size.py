@@ -1,0 +1,80 @@
+"""The largest patch whose network fits the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from autoseg.core.plan import NetworkSpec
+from autoseg.nets.cost import feature_map_elements
+from autoseg.planning.budget import Budget
+from autoseg.planning.topology import Topology, topology
+
+BASE_FEATURES = 32
+MAX_FEATURES = {2: 512, 3: 320}
+BLOCKS = 2
+
+
+def network_for(shape: Topology) -> NetworkSpec:
+    """The default planner's network for a topology: features double per stage up to a cap."""
+    stages, dimensions = len(shape.strides), len(shape.patch_size)
+    return NetworkSpec(
+        features_per_stage=[min(MAX_FEATURES[dimensions], BASE_FEATURES * 2**stage) for stage in range(stages)],
+        strides=[list(stride) for stride in shape.strides],
+        kernel_sizes=[list(kernel) for kernel in shape.kernel_sizes],
+        blocks_per_stage=[BLOCKS] * stages,
+        blocks_per_stage_decoder=[BLOCKS] * (stages - 1),
+    )
+
+
+def initial_patch(spacing_mm: Sequence[float], median_shape: Sequence[float]) -> list[float]:
+    """A cube (square) in millimetres of 256^3 (2048^2) voxels, no larger than the median image."""
+    dimensions = len(spacing_mm)
+    inverse = 1.0 / np.array(spacing_mm)
+    voxels = 256**3 if dimensions == 3 else 2048**2
+    cube = [round(float(n)) for n in inverse * (voxels / prod(inverse)) ** (1 / dimensions)]
+    return [min(n, m) for n, m in zip(cube, median_shape, strict=True)]
+
+
+def patch_and_network(
+    spacing_mm: Sequence[float], median_shape: Sequence[float], *, budget: Budget, n_label_entries: int
+) -> tuple[Topology, NetworkSpec, int, str]:
+    """Shrink the initial patch until its network fits the budget (reference rule 3.3).
+
+    Returns:
+        (topology with the patch, network, its feature map elements, the reason).
+    """
+    dimensions = len(spacing_mm)
+    start = initial_patch(spacing_mm, median_shape)
+    shape = topology(spacing_mm, start)
+    allowed = budget.elements(dimensions)
+    # the estimate is for one patch; the reference was measured with two
+    limit = allowed * budget.reference_batch(dimensions) / 2
+    steps = 0
+    while (elements := _elements(shape, n_label_entries)) > limit:
+        shape = _smaller(shape, spacing_mm, median_shape)
+        steps += 1
+    reason = (
+        f"started from {'x'.join(f'{n:g}' for n in start)} (at most the median image), shrunk {steps} times along the axis "
+        f"largest against the median image until the feature maps ({elements:.3g}) fit {limit:.3g}"
+    )
+    return shape, network_for(shape), elements, reason
+
+
+def _elements(shape: Topology, n_label_entries: int) -> int:
+    return feature_map_elements(network_for(shape), shape.patch_size, n_label_entries=n_label_entries)
+
+
+def _smaller(shape: Topology, spacing_mm: Sequence[float], median_shape: Sequence[float]) -> Topology:
+    """One step down along the axis that is largest against the median image.
+
+    The step is the divisor that the axis will have after the reduction, since the topology may lose a stage by it.
+    """
+    patch = list(shape.patch_size)
+    axis = int(np.argsort(np.array(patch) / np.array(median_shape))[-1])
+    tentative = list(patch)
+    tentative[axis] -= shape.divisor[axis]
+    patch[axis] -= topology(spacing_mm, tentative).divisor[axis]
+    return topology(spacing_mm, patch)
