@@ -107,6 +107,11 @@ class Plan(Record):
         """Inverse permutation of `transpose_forward`."""
         return tuple(self.transpose_forward.index(axis) for axis in range(3))  # type: ignore[return-value]
 
+    def left_right_axis(self, dimensions: int) -> int | None:
+        """Axis of a patch along which left and right differ (canonical x); None where a 2d patch lacks it."""
+        axis = self.transpose_forward.index(2) - (3 - dimensions)
+        return axis if axis >= 0 else None
+
     @property
     def scheme(self) -> LabelScheme:
         """The labels as a LabelScheme."""

@@ -27,7 +27,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters its function under `name` and returns it unchanged; a name is given only once."""
+        """Decorator that enters its function under `name`, unchanged; a name is given only once."""
 
         def enter(entry: T) -> T:
             assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
@@ -37,7 +37,7 @@ class Registry(Generic[T]):
         return enter
 
     def __getitem__(self, name: str) -> T:
-        """The entry called `name`; raises UsageError with the nearest name and all choices where there is none."""
+        """The entry called `name`; where there is none, UsageError tells the nearest name and all choices."""
         if name in self._entries:
             return self._entries[name]
         nearest = get_close_matches(name, self._entries, n=1, cutoff=0.4)

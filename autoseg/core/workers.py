@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from autoseg.core.errors import AutosegError
+from autoseg.core.errors import AutosegError, DataError, Problem
 
 log = logging.getLogger(__name__)
 Job = TypeVar("Job")
@@ -130,3 +130,21 @@ def _one_at_a_time(function: Callable[[Job], Result], jobs: list[Job]) -> Iterat
                 message = "the worker process was killed, usually for lack of memory; free memory or use fewer processes"
                 outcome = Outcome(job=job, error=WorkerKilled(message))
         yield outcome
+
+
+def failure(outcome: Outcome[Job, Result], *, case: str) -> list[Problem]:
+    """The problems that ended a job, each with its case id; an unforeseen error keeps its traceback in the log."""
+    if isinstance(outcome.error, DataError):
+        return [replace(problem, case=problem.case or case) for problem in outcome.error.problems]
+    if isinstance(outcome.error, AutosegError):
+        return [Problem(case=case, found=str(outcome.error), next="then run the same command again")]
+    log.debug("%s: %s", case, outcome.traceback)
+    found = f"unexpected {type(outcome.error).__name__}: {outcome.error}"
+    return [Problem(case=case, found=found, next="run again with --debug and report the traceback")]
+
+
+def workers_for(job_memory_gb: float, *, wanted: int | None = None) -> int:
+    """How many worker processes: as asked, else one per CPU, as far as memory goes for jobs of that size."""
+    if wanted is not None:
+        return wanted
+    return max(1, min(available_cpus(), int(available_memory_gb() * 0.8 / job_memory_gb)))

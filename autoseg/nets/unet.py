@@ -6,13 +6,29 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from autoseg.core.plan import NetworkSpec
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 SLOPE = 0.01
+
+
+class InstanceNorm(nn.Module):
+    """Instance norm with learned scale and shift, eps 1e-5, for 2-D and 3-D feature maps (B, n, *size)."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_features))
+        self.bias = nn.Parameter(torch.zeros(n_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise every channel of every sample over its voxels."""
+        if x.device.type == "cpu":
+            # Group norm with one channel per group is the same arithmetic; on the CPU its kernel keeps channels-last.
+            return functional.group_norm(x, x.shape[1], self.weight, self.bias, 1e-5)
+        return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
 
 
 class ConvBlock(nn.Module):
@@ -31,7 +47,7 @@ class ConvBlock(nn.Module):
                     stride=tuple(stride) if i == 0 else 1,
                     padding=tuple((k - 1) // 2 for k in kernel),
                 ),
-                NORM[dimensions](n_out, eps=1e-5, affine=True),
+                InstanceNorm(n_out),
                 nn.LeakyReLU(SLOPE, inplace=True),
             ]
         self.layers = nn.Sequential(*layers)
@@ -77,6 +93,8 @@ class PlainUNet(nn.Module):
                 )
             )
             self.heads.append(CONV[dimensions](here, n_outputs, 1))
+        if not self.heads:  # a patch too small to pool has one stage and no decoder
+            self.heads.append(CONV[dimensions](spec.features_per_stage[0], n_outputs, 1))
         self.apply(_initialise)
 
     def forward(self, x: torch.Tensor) -> Any:
@@ -85,7 +103,7 @@ class PlainUNet(nn.Module):
         for block in self.encoder:
             x = block(x)
             skips.append(x)
-        outputs = []
+        outputs = [] if self.decoder else [self.heads[0](x)]
         last = len(self.decoder) - 1
         for i, (up, block, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=True)):
             x = block(torch.cat([up(x), skips[-2 - i]], dim=1))

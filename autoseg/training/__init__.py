@@ -1,0 +1,7 @@
+"""CaseStore, Configuration, Recipe -> Fold (weights + log)."""
+
+from __future__ import annotations
+
+from autoseg.training.fold import FoldJob, Interrupted, read_log, train_fold
+
+__all__ = ["FoldJob", "Interrupted", "read_log", "train_fold"]

@@ -1,7 +1,7 @@
 """Random changes to a batch of training patches, as tensor code that runs where the batch is.
 
-What happens to a sample is drawn first (`draws`), from (seed, step, sample) alone; then each change is applied to
-those samples and channels for which it was drawn. The rest of the batch pays nothing for it.
+What happens to a sample is drawn first (`draws`), from (seed, step, sample) alone; then each change is
+applied to those samples and channels for which it was drawn. The rest of the batch pays nothing for it.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def augment(
 
     Args:
         image: (B, C, *crop) of any float type; crop is at least the patch, see `crop_size`.
-        labels: (B, L, *crop) integers, -1 outside the image. Channel 0 is the target (its -1 tells what `mask_channels`
-            blanks); further ones, such as an earlier stage's segmentation, move with it.
+        labels: (B, L, *crop) integers, -1 outside the image. Channel 0 is the target (its -1 tells what
+            `mask_channels` blanks); further ones, such as an earlier stage's segmentation, move with it.
         rules: limits of the changes, from `rules_for`.
         seed: of the run, >= 0.
         step: training step, >= 0.
         first_sample: number of this batch's first sample within the step, when several devices share a batch.
 
     Returns:
-        image (B, C, *patch) float32 and labels (B, L, *patch) int64 without -1, on the device of the input. Equal
-        (seed, step, sample) give equal results whatever else is in the batch.
+        image (B, C, *patch) float32 and labels (B, L, *patch) int64 without -1, on the device of the input.
+        Equal (seed, step, sample) give equal results whatever else is in the batch.
     """
     batch, channels = image.shape[:2]
     samples = range(first_sample, first_sample + batch)
@@ -66,7 +66,10 @@ def augment(
 
 
 def centre_crop(image: Tensor, labels: Tensor, *, patch_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """What `augment` does without chance, for validation: image (B, C, *patch) float32, labels int64 with -1 as 0."""
+    """What `augment` does without chance, for validation.
+
+    image (B, C, *crop) -> (B, C, *patch) float32, labels (B, L, *crop) -> (B, L, *patch) int64 with 0 for -1.
+    """
     return cut_centre(image, patch_size).float(), cut_centre(labels, patch_size).long().clamp(min=0)
 
 

@@ -25,8 +25,8 @@ COARSE_P, COARSE_CHANNEL_P, COARSE_ZOOM_RANGE = 0.25, 0.5, (0.5, 1.0)
 INVERTED_GAMMA_P, GAMMA_P, GAMMA_RANGE = 0.1, 0.3, (0.7, 1.5)
 MIRROR_P = 0.5
 
-# Sets these random numbers apart from others that are drawn for the same (seed, step, sample), as for where to crop:
-# equal streams would tie the augmentation of a sample to its case and place.
+# Sets these random numbers apart from others that are drawn for the same (seed, step, sample), as for where
+# to crop: equal streams would tie the augmentation of a sample to its case and place.
 STREAM = 0xA06
 
 
@@ -42,8 +42,8 @@ class Affine:
 class SampleDraw:
     """All decisions for one sample; None where a change was not drawn. Tuples have one entry per channel.
 
-    noise holds (sigma, seed of the noise field), blur one sigma per spatial axis in voxels, coarse_zoom the factor on
-    the number of voxels per edge, mirror the spatial axes to flip.
+    noise holds (sigma, seed of the noise field), blur one sigma per spatial axis in voxels, coarse_zoom the
+    factor on the number of voxels per edge, mirror the spatial axes to flip.
     """
 
     affine: Affine | None
@@ -58,7 +58,7 @@ class SampleDraw:
 
 
 def generator_for(*, seed: int, step: int, sample: int) -> np.random.Generator:
-    """The one source of chance for a sample, whatever batch, worker or device it meets. All three are >= 0."""
+    """The one source of chance for a sample, whatever batch, worker or device it meets. All are >= 0."""
     return np.random.default_rng(np.random.SeedSequence((seed, step, sample), spawn_key=(STREAM,)))
 
 

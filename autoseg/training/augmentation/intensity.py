@@ -1,4 +1,7 @@
-"""Changes of grey values. All take planes (n, *space) float32, one plane per sample and channel, and one value each."""
+"""Changes of grey values.
+
+All take planes (n, *space) float32, one per sample and channel, and as many values; all return new planes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ EPSILON = 1e-7
 
 
 def add_noise(planes: Tensor, noise: Sequence[tuple[float, int]]) -> Tensor:
-    """Add Gaussian noise. Each plane has its standard deviation and its seed, so its field depends on nothing else."""
+    """Add Gaussian noise of one (standard deviation, seed) per plane: a field depends on nothing else."""
     generator = torch.Generator(planes.device)
     noisy = planes.clone()
     for plane, (sigma, seed) in zip(noisy, noise, strict=True):
@@ -35,7 +38,7 @@ def change_contrast(planes: Tensor, factors: Sequence[float]) -> Tensor:
 
 
 def change_gamma(planes: Tensor, exponents: Sequence[float]) -> Tensor:
-    """Scale each plane to [0, 1], raise it to its exponent, restore range, then mean and standard deviation."""
+    """Scale each plane to [0, 1], raise it to its exponent, restore mean and standard deviation."""
     space = tuple(range(1, planes.ndim))
     deviation, mean = torch.std_mean(planes, space, correction=0, keepdim=True)
     low = planes.amin(space, keepdim=True)
@@ -52,4 +55,6 @@ def change_inverted_gamma(planes: Tensor, exponents: Sequence[float]) -> Tensor:
 
 
 def _per_plane(values: Sequence[float], planes: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=planes.dtype, device=planes.device).reshape(-1, *[1] * (planes.ndim - 1))
+    return torch.tensor(values, dtype=planes.dtype, device=planes.device).reshape(
+        -1, *[1] * (planes.ndim - 1)
+    )

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 
-def flip(image: Tensor, labels: Tensor, *, axes: Sequence[int], pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Flip image (n, C, *space) and labels (n, L, *space) along spatial `axes`, exchanging the label values of `pairs`."""
+def flip(
+    image: Tensor, labels: Tensor, *, axes: Sequence[int], pairs: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """Flip image (n, C, *space) and labels (n, L, *space) along `axes` of space; swap label `pairs`."""
     dims = [axis + 2 for axis in axes]
     return image.flip(dims), exchange(labels.flip(dims), pairs)
 

@@ -1,4 +1,4 @@
-"""Loss of detail: blur and coarse sampling. Both take planes (n, *space) float32, one per sample and channel."""
+"""Loss of detail: blur and coarse sampling of planes (n, *space) float32, one per sample and channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRUNCATE = 4.0
 def blur(planes: Tensor, sigmas_voxels: Sequence[Sequence[float]]) -> Tensor:
     """Gaussian blur along each axis in turn, the image reflected about its outermost voxels.
 
-    Equals scipy.ndimage.gaussian_filter(mode="mirror", truncate=4), also where an axis is shorter than the kernel.
+    Equals scipy.ndimage.gaussian_filter(mode="mirror", truncate=4), also on axes shorter than the kernel.
 
     Args:
         sigmas_voxels: per plane, one positive sigma per spatial axis.
@@ -55,7 +55,7 @@ def _mirrored_index(size: int, radius: int) -> Tensor:
 
 
 def coarsen(planes: Tensor, zooms: Sequence[float], *, keep_axis_0: bool = False) -> Tensor:
-    """Simulate a coarser scan: nearest sampling on a grid with `zoom` times as many voxels per edge, then linear back.
+    """Simulate a coarser scan: nearest sampling to `zoom` times as many voxels per edge, linear back.
 
     Args:
         zooms: one factor in (0, 1] per plane.

@@ -1,4 +1,4 @@
-"""What augmentation may do to a patch of this size: rotation range, in-plane restriction, mirroring, size of the crop."""
+"""What augmentation may do to a patch of this size: how far to turn, which axes to flip, how much to read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-# From this ratio of patch edges on, a 3-D patch is so flat that turning it out of its plane would mix few thick slices.
+# Beyond this ratio of edges a 3-D patch is so flat that turning out of its plane would mix few thick slices.
 FLAT_PATCH_RATIO = 3.0
 ELONGATED_2D_RATIO = 1.5
 # The crop keeps this reserve, so that zooming out by up to 1 / 0.85 still finds image and not padding.
@@ -22,8 +22,9 @@ class AugmentationRules:
         rotation_rad: largest rotation angle, either direction.
         dummy_2d: turn, scale and coarsen within planes only; array axis 0 is left alone.
         mirror_axes: spatial axes (0 = first) that may be flipped.
-        mirror_label_pairs: per spatial axis, pairs of label values that a flip along it exchanges (left and right kidney).
-        mask_channels: per image channel, whether it is set to 0 where the label is negative (outside the body).
+        mirror_label_pairs: per spatial axis, pairs of label values that a flip along it exchanges (left and
+            right kidney).
+        mask_channels: per image channel, whether it is 0 where the label is negative (outside the body).
     """
 
     patch_size: tuple[int, ...]
@@ -37,7 +38,9 @@ class AugmentationRules:
         dimensions = len(self.patch_size)
         assert dimensions in (2, 3), self.patch_size
         assert not self.dummy_2d or dimensions == 3, "only a 3-D patch has planes"
-        assert all(0 <= axis < dimensions for axis in (*self.mirror_axes, *self.mirror_label_pairs)), self.mirror_axes
+        assert all(0 <= axis < dimensions for axis in (*self.mirror_axes, *self.mirror_label_pairs)), (
+            self.mirror_axes
+        )
 
 
 def rules_for(
@@ -49,8 +52,9 @@ def rules_for(
 ) -> AugmentationRules:
     """Rules for a patch size: nnU-Net's ranges (reference rules, section 5).
 
-    3-D patches turn by up to 30 degrees about each axis; flat ones (longest edge more than 3 times axis 0) by any angle
-    within their plane. 2-D patches turn by any angle, elongated ones (edges differ more than 1.5-fold) by 15 degrees.
+    3-D patches turn by up to 30 degrees about each axis; flat ones (longest edge more than 3 times axis 0) by
+    any angle within their plane. 2-D patches turn by any angle, elongated ones (longest edge more than 1.5
+    times the shortest) by up to 15 degrees.
     """
     patch = tuple(int(edge) for edge in patch_size)
     flat = len(patch) == 3 and max(patch) / patch[0] > FLAT_PATCH_RATIO
@@ -71,8 +75,9 @@ def rules_for(
 def crop_size(patch_size: Sequence[int], *, rotation_rad: float, dummy_2d: bool) -> tuple[int, ...]:
     """Voxels to read per axis, so that a turned or zoomed-out patch mostly finds image (nnU-Net's rule).
 
-    The vector of patch edges is turned about each axis in turn by the largest angle (90 degrees at most); the largest
-    absolute extent per axis, divided by 0.85 and cut to an integer, is the crop. 128^3 and 30 degrees give 205^3.
+    The vector of patch edges is turned about each axis alone by the largest angle (90 degrees at most); the
+    largest absolute extent per axis, divided by 0.85 and cut to an integer, is the crop. 128^3 and 30 degrees
+    give 205^3.
 
     Args:
         patch_size: (z, y, x) or (y, x).

@@ -1,0 +1,33 @@
+"""autoseg_extract_fingerprint: check and measure a data set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autoseg.cli import options
+from autoseg.cli.progress import ProgressDisplay
+from autoseg.cli.run import run
+
+if TYPE_CHECKING:
+    from autoseg.pipeline import Outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = options.new_parser("extract_fingerprint", "Check every case of a data set and measure it.")
+    options.add_dataset(parser)
+    options.add_workers(parser)
+    return run(parser, _act, argv)
+
+
+def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    from autoseg.core.dataset import read_dataset
+    from autoseg.pipeline import extract_fingerprint
+
+    dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
+    _, outcome = extract_fingerprint(dataset, workspace, workers=args.workers, progress=ProgressDisplay())
+    facts = outcome.facts
+    text = f"{facts['cases']} cases measured ({facts['cases_measured_now']} now)\n{workspace.fingerprint(dataset.name)}"
+    return outcome, text

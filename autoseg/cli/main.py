@@ -1,0 +1,39 @@
+"""autoseg NAME ...: runs any of the commands."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from difflib import get_close_matches
+
+COMMANDS = {
+    "plan_and_preprocess": "check, measure, plan and preprocess a data set",
+    "train": "train and validate the folds",
+    "predict": "segment new images",
+    "evaluate": "score predictions",
+    "extract_fingerprint": "only check and measure",
+    "plan": "only plan",
+    "preprocess": "only preprocess",
+    "demo": "everything, on phantoms that it makes",
+}
+
+
+def main() -> int:
+    """Entry point."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print("usage: autoseg COMMAND ...   (or autoseg_COMMAND ...)\n")
+        print("\n".join(f"  {command.ljust(width)}  {what}" for command, what in COMMANDS.items()))
+        return 0
+    if name == "--version":
+        from autoseg import __version__
+
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(COMMANDS)}"
+        print(f"there is no command '{name}'; {hint}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f"autoseg.cli.{name}").main(sys.argv[2:]))

@@ -1,0 +1,98 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoseg.core.workspace import Workspace
+
+
+def new_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every command has."""
+    parser = argparse.ArgumentParser(prog=f"autoseg_{name}", description=description, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and details")
+    return parser
+
+
+def add_dataset(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """-d and where the workspace is."""
+    parser.add_argument("-d", dest="dataset", required=required, metavar="DATASET", help="number, name, or raw folder")
+    parser.add_argument("--workspace", type=Path, metavar="DIR", help="holds raw/, preprocessed/ and results/")
+    for part in ("raw", "preprocessed", "results"):
+        parser.add_argument(f"--{part}", type=Path, metavar="DIR", help=f"places {part}/ elsewhere")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """-np."""
+    parser.add_argument("-np", dest="workers", type=_count, metavar="N", help="worker processes (default: what fits)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device."""
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+
+
+def add_planner(parser: argparse.ArgumentParser) -> None:
+    """--planner."""
+    parser.add_argument("--planner", default="default", metavar="NAME", help="which planner's plan (default: default)")
+
+
+def add_planning(parser: argparse.ArgumentParser) -> None:
+    """What the planner may be told."""
+    add_planner(parser)
+    parser.add_argument("--gpu_memory_gb", type=float, metavar="GB", help="graphics memory to plan for (default: 8)")
+    parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="target spacing in mm")
+
+
+def add_configurations(parser: argparse.ArgumentParser) -> None:
+    """-c of the commands that take several."""
+    parser.add_argument(
+        "-c", dest="configurations", nargs="+", default=(), metavar="NAME", help="2d, 3d_fullres, ... (default: all planned)"
+    )
+
+
+def workspace(args: argparse.Namespace) -> Workspace:
+    """The workspace from options, else environment, else ./autoseg_workspace."""
+    from autoseg.core.workspace import Workspace
+
+    top = args.workspace or Path(os.environ.get("AUTOSEG_WORKSPACE", "autoseg_workspace"))
+    parts = {
+        part: getattr(args, part) or Path(os.environ.get(f"AUTOSEG_{part.upper()}", top / part))
+        for part in ("raw", "preprocessed", "results")
+    }
+    return Workspace(**parts)
+
+
+def dataset_folder(args: argparse.Namespace) -> Path:
+    """The raw folder that -d names. Raises UsageError when there is none."""
+    from autoseg.core.dataset import find_dataset
+
+    return find_dataset(args.dataset, raw=workspace(args).raw)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def dataset_name(args: argparse.Namespace) -> str:
+    """Name of the data set that -d gives, from its raw folder or, where that is gone, from its results."""
+    from autoseg.core.dataset import find_dataset
+    from autoseg.core.errors import UsageError
+
+    try:
+        return find_dataset(args.dataset, raw=workspace(args).raw).name
+    except UsageError:
+        results = workspace(args).results
+        number = f"Dataset{int(args.dataset):03d}_" if args.dataset.isdecimal() else args.dataset
+        known = [p.name for p in sorted(results.glob("Dataset*")) if p.name.startswith(number)] if results.is_dir() else []
+        if len(known) != 1:
+            raise
+        return known[0]

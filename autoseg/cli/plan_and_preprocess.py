@@ -1,0 +1,72 @@
+"""autoseg_plan_and_preprocess: from a raw folder to preprocessed volumes."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autoseg.cli import options
+from autoseg.cli.progress import ProgressDisplay
+from autoseg.cli.run import run
+
+if TYPE_CHECKING:
+    from autoseg.core.plan import Plan
+    from autoseg.pipeline import Options, Outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = options.new_parser(
+        "plan_and_preprocess", "Check and measure a data set, plan everything, preprocess it. Run again, it does what is missing."
+    )
+    options.add_dataset(parser)
+    options.add_configurations(parser)
+    options.add_planning(parser)
+    options.add_workers(parser)
+    parser.add_argument("--clean", action="store_true", help="delete what is preprocessed of this data set first")
+    return run(parser, _act, argv)
+
+
+def planning_options(args: argparse.Namespace) -> Options:
+    """The planning half's options from parsed arguments."""
+    from autoseg.pipeline import Options
+
+    return Options(
+        planner=args.planner,
+        configurations=tuple(getattr(args, "configurations", ())),
+        gpu_memory_gb=getattr(args, "gpu_memory_gb", None),
+        spacing_mm=tuple(args.spacing) if getattr(args, "spacing", None) else None,
+        workers=getattr(args, "workers", None),
+    )
+
+
+def plan_table(plan: Plan) -> str:
+    """The decisions of a plan, a line per configuration."""
+    lines = [f"plan '{plan.planner}' for {plan.dataset}: axis order {plan.transpose_forward}"]
+    for name, c in plan.configurations.items():
+        spacing = " x ".join(f"{s:.4g}" for s in c.spacing_mm)
+        patch = " x ".join(str(n) for n in c.patch_size)
+        lines.append(
+            f"  {name:<11} spacing {spacing} mm, patch {patch}, batch {c.batch_size}, "
+            f"{len(c.network.features_per_stage)} stages, {', '.join(c.normalization)}"
+        )
+    return "\n".join(lines)
+
+
+def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    from autoseg.pipeline import plan_and_preprocess
+
+    folder, workspace = options.dataset_folder(args), options.workspace(args)
+    if args.clean:
+        shutil.rmtree(workspace.fingerprint(folder.name).parent, ignore_errors=True)
+    plan, outcome = plan_and_preprocess(folder, workspace, planning_options(args), progress=ProgressDisplay())
+    facts = outcome.facts
+    text = (
+        f"{plan_table(plan)}\n"
+        f"{facts['cases']} cases measured ({facts['cases_measured_now']} now, the others were there), "
+        f"{facts['preprocessed']} preprocessed ({facts['preprocessed_now']} now) for {', '.join(facts['configurations'])}\n"
+        f"{workspace.plan(folder.name, plan.planner)}\nnext: autoseg_train -d {args.dataset}"
+    )
+    return outcome, text

@@ -1,0 +1,77 @@
+"""autoseg_predict: segment new images with the ensemble of the trained folds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg.cli import options
+from autoseg.cli.progress import ProgressDisplay
+from autoseg.cli.run import run
+
+if TYPE_CHECKING:
+    from autoseg.pipeline import Outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = options.new_parser("predict", "Segment new images. Run again, it predicts what is missing.")
+    options.add_dataset(parser, required=False)
+    parser.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="results folder of a model, instead of -d")
+    parser.add_argument("-i", dest="source", type=Path, required=True, metavar="IN", help="folder of CASE_0000.ext, or a file")
+    parser.add_argument("-o", dest="target", type=Path, required=True, metavar="OUT", help="folder for the label files")
+    parser.add_argument("-c", dest="configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
+    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="folds of the ensemble (default: all trained)")
+    options.add_planner(parser)
+    parser.add_argument("--step", type=float, default=0.5, help="share of the patch between tiles (default 0.5)")
+    parser.add_argument("--no_mirroring", action="store_true", help="no mirrored copies: faster, slightly less accurate")
+    parser.add_argument("--part", default="0/1", metavar="I/N", help="predict every N-th case from the I-th (job arrays)")
+    parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
+    options.add_device(parser)
+    return run(parser, _act, argv)
+
+
+def _part(text: str) -> tuple[int, int]:
+    from autoseg.core.errors import UsageError
+
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise UsageError(f"--part {text}: write it as I/N with I from 0 to N-1, for example 0/4")
+    return int(number), int(count)
+
+
+def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    from autoseg.core.errors import UsageError
+    from autoseg.core.workspace import Workspace
+
+    if (args.model is None) == (args.dataset is None):
+        raise UsageError("give the data set with -d, or a model folder with -m")
+    if not 0 < args.step <= 1:
+        raise UsageError(f"--step is {args.step}; give a number above 0, at most 1")
+    if args.target.resolve() in (args.source.resolve(), args.source.resolve().parent if args.source.is_file() else None):
+        raise UsageError("the output folder is the input folder; give another one with -o")
+    if args.target.exists() and not args.target.is_dir():
+        raise UsageError(f"{args.target} is a file; give a folder with -o")
+    part = _part(args.part)
+    from autoseg.pipeline import PredictOptions, predict
+
+    if args.model is not None:
+        model = args.model
+    else:
+        workspace: Workspace = options.workspace(args)
+        name = options.dataset_name(args)
+        model = workspace.model(name, args.planner, args.configuration)
+    wanted = PredictOptions(
+        folds=None if args.folds is None else tuple(args.folds),
+        step=args.step,
+        mirroring=not args.no_mirroring,
+        device=args.device,
+        overwrite=args.overwrite,
+        part=part,
+    )
+    outcome = predict(model, args.source, args.target, wanted, progress=ProgressDisplay())
+    facts = outcome.facts
+    text = f"{facts['predicted']} cases predicted ({facts['predicted_now']} now) with fold {', '.join(facts['folds'])}: {args.target}"
+    return outcome, text

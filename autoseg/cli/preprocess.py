@@ -1,0 +1,40 @@
+"""autoseg_preprocess: prepare the cases of a planned data set."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autoseg.cli import options
+from autoseg.cli.plan_and_preprocess import planning_options
+from autoseg.cli.progress import ProgressDisplay
+from autoseg.cli.run import run
+
+if TYPE_CHECKING:
+    from autoseg.pipeline import Outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = options.new_parser("preprocess", "Crop, normalise and resample every case as the plan says.")
+    options.add_dataset(parser)
+    options.add_configurations(parser)
+    options.add_planner(parser)
+    options.add_workers(parser)
+    return run(parser, _act, argv)
+
+
+def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    from autoseg.core.dataset import read_dataset
+    from autoseg.pipeline import preprocess, read_plan
+
+    dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
+    plan = read_plan(workspace, dataset.name, args.planner)
+    outcome = preprocess(
+        dataset, plan, workspace, planning_options(args), cases=sorted(dataset.cases), progress=ProgressDisplay()
+    )
+    outcome.problems[:0] = dataset.problems
+    facts = outcome.facts
+    text = f"{facts['preprocessed']} cases preprocessed ({facts['preprocessed_now']} now) for {', '.join(facts['configurations'])}"
+    return outcome, text

@@ -1,0 +1,98 @@
+"""How every command runs: errors become sentences and exit codes, results become text or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoseg.core.errors import Problem
+    from autoseg.pipeline import Outcome
+
+OK, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    action: Callable[[argparse.Namespace], tuple[Outcome, str]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse, act, print; returns the exit code.
+
+    `action` returns an Outcome and the text to print; the Outcome's facts are what --json prints.
+    """
+    args = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
+    )
+    for noisy in ("matplotlib", "PIL", "numexpr", "blosc2", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from autoseg.core.errors import AutosegError, DataError, UsageError
+
+    try:
+        outcome, text = action(args)
+    except UsageError as error:
+        return _fail(args, WRONG_CALL, [str(error)], {"error": str(error)})
+    except DataError as error:
+        table = problem_table(error.problems)
+        return _fail(args, FAILED, [table], {"problems": [vars(p) for p in error.problems]})
+    except AutosegError as error:
+        return _fail(args, FAILED, [str(error)], {"error": str(error)})
+    except KeyboardInterrupt:
+        return _fail(args, INTERRUPTED, ["interrupted; run the same command again to continue"], {"error": "interrupted"})
+    except Exception as error:
+        if type(error).__name__ == "Interrupted":
+            return _fail(args, 128 + error.signal, [f"{error}; run the same command again to continue"], {"error": str(error)})  # type: ignore[attr-defined]
+        if args.debug:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _fail(args, FAILED, [f"unexpected {what}", "run again with --debug and report what it prints"], {"error": what})
+    return _finish(args, outcome, text)
+
+
+def _finish(args: argparse.Namespace, outcome: Outcome, text: str) -> int:
+    prose = sys.stderr if args.json else sys.stdout
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if text:
+        print(text, file=prose)
+    if outcome.problems:
+        print(problem_table(outcome.problems), file=sys.stderr)
+    if args.json:
+        extra = {"problems": [vars(p) for p in outcome.problems], "warnings": [vars(w) for w in outcome.warnings]}
+        print(json.dumps({**outcome.facts, **extra}, allow_nan=False))
+    return FAILED if outcome.problems else OK
+
+
+def _fail(args: argparse.Namespace, code: int, lines: list[str], facts: dict[str, Any]) -> int:
+    if args.debug:
+        traceback.print_exc()
+    for line in lines:
+        print(line, file=sys.stderr)
+    if args.json:
+        print(json.dumps(facts, allow_nan=False))
+    return code
+
+
+def problem_table(problems: Sequence[Problem]) -> str:
+    """One row per problem: case, file, what was found, what to do."""
+    rows = [(p.case or "-", p.file or "-", p.found, p.next) for p in problems]
+    header = ("case", "file", "found", "what to do")
+    width = max(100, shutil.get_terminal_size((140, 24)).columns)
+    first, second = (min(28, max(len(row[i]) for row in (*rows, header))) for i in (0, 1))
+    rest = (width - first - second - 6) // 2
+    widths = (first, second, rest, rest)
+    lines = [f"{len(rows)} problem{'s' if len(rows) > 1 else ''}:"]
+    for row in (header, *rows):
+        cells = [textwrap.wrap(cell, w) or [""] for cell, w in zip(row, widths, strict=True)]
+        for i in range(max(len(cell) for cell in cells)):
+            parts = [(cell[i] if i < len(cell) else "").ljust(w) for cell, w in zip(cells, widths, strict=True)]
+            lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""autoseg_train: train and validate folds."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoseg.cli import options
+from autoseg.cli.progress import ProgressDisplay
+from autoseg.cli.run import run
+
+if TYPE_CHECKING:
+    from autoseg.core.recipe import Recipe
+    from autoseg.pipeline import Outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = options.new_parser(
+        "train", "Train every fold, validate it, pool the cross-validation. Run again, it continues what was begun."
+    )
+    options.add_dataset(parser)
+    parser.add_argument("-c", dest="configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
+    parser.add_argument("-f", dest="folds", nargs="+", default=(), metavar="FOLD", help="0 1 ... or all (default: each fold)")
+    options.add_planner(parser)
+    parser.add_argument("--recipe", default="default", metavar="NAME", help="default, quick, or a recipe.json")
+    parser.add_argument("--set", dest="changes", nargs="+", default=(), metavar="KEY=VALUE", help="change recipe fields")
+    parser.add_argument("--epochs", type=int, metavar="N", help="epochs (default 1000)")
+    parser.add_argument("--iterations", type=int, metavar="N", help="steps per epoch (default 250)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of all random numbers (default 0)")
+    parser.add_argument("--deterministic", action="store_true", help="same weights to the bit in every run on one machine")
+    parser.add_argument("--plugin", metavar="MODULE", help="Python module that registers losses, networks, ... of your own")
+    parser.add_argument("--loaders", type=int, metavar="N", help="processes that read crops (default: what the CPUs allow)")
+    options.add_device(parser)
+    options.add_workers(parser)
+    return run(parser, _act, argv)
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    from autoseg.core.errors import DataError, UsageError
+    from autoseg.core.recipe import RECIPES, Recipe
+    from autoseg.core.records import nearest
+
+    if args.recipe in RECIPES:
+        recipe = RECIPES[args.recipe]
+    elif Path(args.recipe).is_file():
+        recipe = Recipe.read(Path(args.recipe))
+    else:
+        raise UsageError(f"no recipe '{args.recipe}' and no such file; {nearest(args.recipe, [*RECIPES])}")
+    changes: dict[str, Any] = {}
+    for change in args.changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise UsageError(f"--set {change}: write it as KEY=VALUE")
+        try:
+            changes[key] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[key] = value
+    for key in ("epochs", "iterations", "seed"):
+        if getattr(args, key) is not None:
+            changes[key] = getattr(args, key)
+    if args.deterministic:
+        changes["deterministic"] = True
+    try:
+        return recipe.with_changes(**changes)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+
+
+def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    from autoseg.core.errors import UsageError
+
+    if args.plugin:
+        try:
+            importlib.import_module(args.plugin)
+        except ImportError as error:
+            raise UsageError(f"--plugin {args.plugin} cannot be imported ({error}); give the name of an installed module") from error
+    from autoseg.pipeline import TrainOptions, train
+
+    recipe = _recipe(args)
+    folder, workspace = options.dataset_folder(args), options.workspace(args)
+    wanted = TrainOptions(
+        recipe=recipe,
+        configuration=args.configuration,
+        planner=args.planner,
+        folds=tuple(args.folds),
+        device=args.device,
+        loaders=args.loaders,
+        workers=args.workers,
+    )
+    outcome = train(folder, workspace, wanted, progress=ProgressDisplay())
+    lines = []
+    for fold, facts in outcome.facts.items():
+        if fold.startswith("fold_"):
+            done = "trained" if facts["trained_now"] else "was trained before"
+            score = "-" if facts["mean_dice"] is None else f"{facts['mean_dice']:.3f}"
+            lines.append(f"{fold}: {done}, validation mean Dice {score}")
+    if "crossval_table" in outcome.facts:
+        lines += ["cross-validation, all folds pooled:", outcome.facts["crossval_table"]]
+    lines.append(str(workspace.model(folder.name, args.planner, args.configuration)))
+    return outcome, "\n".join(lines)

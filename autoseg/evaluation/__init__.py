@@ -1,0 +1,95 @@
+"""Segmentations against the truth: evaluate(predictions, truths, labels=...) -> Scores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoseg.core.errors import AutosegError, DataError, Problem
+from autoseg.core.labels import LabelScheme
+from autoseg.core.scores import LabelScores, Scores
+from autoseg.core.workers import Outcome, supervised_map
+from autoseg.evaluation.score_case import CaseResult, Pair, score_pair
+from autoseg.evaluation.summary import summarise
+from autoseg.evaluation.tables import score_table, write_scores
+
+__all__ = ["DEFAULT_TOLERANCE_MM", "evaluate", "pool_scores", "score_table", "write_scores"]
+
+log = logging.getLogger(__name__)
+
+# About one voxel of a usual scan in plane, and what two experts differ by on a clear edge.
+DEFAULT_TOLERANCE_MM = 1.0
+
+
+def evaluate(
+    predictions: dict[str, Path],
+    truths: dict[str, Path],
+    *,
+    labels: LabelScheme,
+    tolerance_mm: float = DEFAULT_TOLERANCE_MM,
+    workers: int,
+) -> tuple[Scores, list[Problem]]:
+    """Score the prediction of every case that has a truth.
+
+    Args:
+        predictions: label file per case id. Cases without truth cannot be scored; a warning names them.
+        truths: label file per case id.
+        labels: what the values in the files mean.
+        tolerance_mm: distance up to which two surfaces count as the same in the normalised surface Dice (NSD).
+        workers: processes; 0 works in this one.
+
+    Returns:
+        (scores, problems). `scores.missing` lists every case with a truth that has no scores, because its prediction is
+        absent or could not be compared; `problems` says for each of them what was found.
+    """
+    problems = [
+        Problem(case=case, found="has no prediction", next="predict this case, or leave its truth out")
+        for case in sorted(set(truths) - set(predictions))
+    ]
+    if strangers := sorted(set(predictions) - set(truths)):
+        log.warning("%d predictions have no truth and are not scored: %s", len(strangers), ", ".join(strangers))
+    jobs = [
+        Pair(case=case, prediction=predictions[case], truth=truths[case], labels=labels, tolerance_mm=tolerance_mm)
+        for case in sorted(set(truths) & set(predictions))
+    ]
+    scored: dict[str, dict[str, LabelScores]] = {}
+    for outcome in supervised_map(score_pair, jobs, workers=workers):
+        if outcome.result is None:
+            problems += _problems(outcome)
+            continue
+        for warning in outcome.result.warnings:
+            log.warning("%s: %s", outcome.job.case, warning)
+        scored[outcome.job.case] = outcome.result.scores
+    scores = summarise(
+        {case: scored[case] for case in sorted(scored)},
+        label_names=[*labels.foreground],
+        tolerance_mm=tolerance_mm,
+        missing=sorted(set(truths) - set(scored)),
+    )
+    return scores, sorted(problems, key=lambda problem: problem.case)
+
+
+def pool_scores(folds: Sequence[Scores]) -> Scores:
+    """The scores of several folds as one set: every case counts once, summaries are taken over all of them."""
+    return summarise(
+        {case: rows for scores in folds for case, rows in sorted(scores.cases.items())},
+        label_names=list(folds[0].summary),
+        tolerance_mm=folds[0].tolerance_mm,
+        missing=sorted(case for scores in folds for case in scores.missing),
+    )
+
+
+def _problems(outcome: Outcome[Pair, CaseResult]) -> list[Problem]:
+    pair, error = outcome.job, outcome.error
+    if isinstance(error, DataError):
+        return [
+            Problem(case=problem.case or pair.case, file=problem.file, found=problem.found, next=problem.next)
+            for problem in error.problems
+        ]
+    if isinstance(error, AutosegError):
+        found, _, todo = str(error).partition("; ")
+    else:
+        log.debug("%s: %s", pair.case, outcome.traceback)
+        found, todo = f"could not be scored: {type(error).__name__}: {error}", "run with --debug for the traceback"
+    return [Problem(case=pair.case, file=str(pair.prediction), found=found, next=todo or "see the log")]

@@ -1,0 +1,76 @@
+"""Scores as files and as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from autoseg.core.files import write_bytes
+from autoseg.core.scores import LabelScores, Scores, Summary
+
+_COLUMNS = ("label", "n", "Dice mean ± std", "median", "min", "HD95 mm mean ± std", "median", "NSD mean ± std", "median")
+
+
+def write_scores(scores: Scores, folder: Path) -> None:
+    """Write `folder`/summary.json (everything) and `folder`/scores.csv (one row per case and label, empty for null)."""
+    metrics = [*LabelScores.model_fields]
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["case", "label", *metrics])
+    for case, per_label in scores.cases.items():
+        for label, row in per_label.items():
+            table.writerow([case, label, *(getattr(row, metric) for metric in metrics)])
+    write_bytes(folder / "scores.csv", text.getvalue().encode())
+    scores.write(folder / "summary.json")
+
+
+def score_table(scores: Scores) -> str:
+    """Mean ± std and median per label, with the count of cases, as lines of text for a terminal.
+
+    `n` is the number of cases with a Dice; where HD95 has fewer, because one mask was empty, a line below says so.
+    """
+    rows = [[name, *_cells(metrics)] for name, metrics in scores.summary.items()]
+    widths = [max(len(row[i]) for row in [_COLUMNS, *rows]) for i in range(len(_COLUMNS))]
+    lines = [_line(row, widths) for row in [[*_COLUMNS], ["-" * width for width in widths], *rows]]
+    if scores.mean_dice is not None:
+        counts = f"{_count(len(rows), 'label')}: {scores.mean_dice:.4f} ({_count(len(scores.cases), 'case')})"
+        lines.append(f"mean Dice of {counts}")
+    lines.append(f"NSD at {scores.tolerance_mm:g} mm tolerance")
+    for name, metrics in scores.summary.items():
+        if undefined := metrics["n_undefined_hd95"].cases:
+            lines.append(f"{name}: no HD95 in {_count(undefined, 'case')}, where the truth or the prediction is empty (Dice 0)")
+    if scores.missing:
+        lines.append(f"NOT SCORED, {_count(len(scores.missing), 'case')}: {', '.join(scores.missing)}")
+    return "\n".join(lines)
+
+
+def _cells(metrics: dict[str, Summary]) -> list[str]:
+    dice, distance, surface = metrics["dice"], metrics["hd95_mm"], metrics["nsd"]
+    return [
+        str(dice.cases),
+        _spread(dice, 4),
+        _number(dice.median, 4),
+        _number(dice.min, 4),
+        _spread(distance, 2),
+        _number(distance.median, 2),
+        _spread(surface, 4),
+        _number(surface.median, 4),
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _spread(summary: Summary, digits: int) -> str:
+    return f"{_number(summary.mean, digits)} ± {_number(summary.std, digits)}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+    return "  ".join(padded).rstrip()

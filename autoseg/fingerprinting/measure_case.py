@@ -1,0 +1,137 @@
+"""What is measured on one case, kept in a small file so that it is measured once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.dataset import Case
+from autoseg.core.errors import DataError, Problem
+from autoseg.core.files import content_key, whole_file
+from autoseg.core.labels import LabelScheme
+from autoseg.io.images import read_case
+from autoseg.ops.crop import bounding_box, crop, nonzero_mask
+
+MEASURE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureJob:
+    """One case to read, check and measure. `max_samples` limits the foreground voxels that are kept per channel."""
+
+    case: Case
+    labels: LabelScheme
+    max_samples: int
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseMeasure:
+    """Facts of one case; shapes and spacings are canonical (z, y, x).
+
+    `samples` holds foreground intensities, float32 (C, n). `labels` maps a name to (volume in ml, millimetres from the
+    image centre towards the patient's left).
+    """
+
+    key: str
+    spacing_mm: tuple[float, float, float]
+    shape_after_crop: tuple[int, int, int]
+    relative_size_after_crop: float
+    labels: dict[str, tuple[float, float]]
+    warnings: tuple[Problem, ...]
+    samples: NDArray[np.float32]
+
+
+def measure_case(job: MeasureJob) -> bool:
+    """Check and measure one case unless that was done before; returns whether it had to be.
+
+    Raises:
+        DataError: all defects of the case.
+    """
+    key = content_key(MEASURE_VERSION, job.labels.declared, job.max_samples, files=job.case.files)
+    if (known := _load(job.path)) is not None and known.key == key:
+        return False
+    loaded = read_case(job.case, labels=job.labels)
+    assert loaded.label is not None
+    geometry = loaded.geometry.canonical
+    box = bounding_box(nonzero_mask(loaded.image))
+    label, image = crop(loaded.label, box), crop(loaded.image, box)
+    measure = CaseMeasure(
+        key=key,
+        spacing_mm=geometry.spacing_mm,
+        shape_after_crop=label.shape,
+        relative_size_after_crop=label.size / loaded.label.size,
+        labels=_label_facts(loaded.label, job.labels, geometry.spacing_mm),
+        warnings=loaded.warnings,
+        samples=_sample(image, label > 0, job.max_samples),
+    )
+    _save(job.path, measure)
+    return True
+
+
+def load_measure(path: Path) -> CaseMeasure:
+    """What `measure_case` kept. Raises DataError when the file is missing or damaged."""
+    measure = _load(path)
+    if measure is None:
+        raise DataError(Problem(case=path.stem, file=str(path), found="cannot be read", next="delete it and run again"))
+    return measure
+
+
+def _sample(image: NDArray[np.float32], foreground: NDArray[np.bool_], limit: int) -> NDArray[np.float32]:
+    """Foreground intensities (C, n); all of them, or `limit` drawn with a fixed seed."""
+    values = image[:, foreground]
+    if values.shape[1] > limit:
+        chosen = np.random.RandomState(1234).choice(values.shape[1], limit, replace=False)
+        values = values[:, chosen]
+    return values
+
+
+def _label_facts(
+    label: NDArray[np.int16], scheme: LabelScheme, spacing_mm: tuple[float, float, float]
+) -> dict[str, tuple[float, float]]:
+    n_values = int(label.max()) + 1
+    columns = np.stack(
+        [np.bincount(label[..., x].ravel(), minlength=n_values)[:n_values] for x in range(label.shape[2])]
+    )  # voxels per (x, value)
+    offset_mm = (np.arange(label.shape[2]) - (label.shape[2] - 1) / 2) * spacing_mm[2]
+    facts = {}
+    for name, members in zip(scheme.foreground, scheme.regions_inside, strict=True):
+        per_column = columns[:, [m for m in members if m < n_values]].sum(axis=1)
+        if voxels := int(per_column.sum()):
+            volume_ml = voxels * float(np.prod(spacing_mm)) / 1000
+            facts[name] = (volume_ml, float((per_column * offset_mm).sum() / voxels))
+    return facts
+
+
+def _save(path: Path, measure: CaseMeasure) -> None:
+    facts = {
+        "key": measure.key,
+        "spacing_mm": measure.spacing_mm,
+        "shape_after_crop": measure.shape_after_crop,
+        "relative_size_after_crop": measure.relative_size_after_crop,
+        "labels": measure.labels,
+        "warnings": [vars(warning) for warning in measure.warnings],
+    }
+    with whole_file(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8), samples=measure.samples)
+
+
+def _load(path: Path) -> CaseMeasure | None:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            facts, samples = json.loads(stored["facts"].tobytes()), stored["samples"]
+        return CaseMeasure(
+            key=facts["key"],
+            spacing_mm=tuple(facts["spacing_mm"]),
+            shape_after_crop=tuple(facts["shape_after_crop"]),
+            relative_size_after_crop=facts["relative_size_after_crop"],
+            labels={name: tuple(values) for name, values in facts["labels"].items()},
+            warnings=tuple(Problem(**warning) for warning in facts["warnings"]),
+            samples=samples,
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None  # missing or damaged: it is measured again

@@ -1,0 +1,69 @@
+"""Network weights with a few facts about them, as safetensors: opening somebody's file cannot run code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from autoseg.core.errors import DataError, Problem
+from autoseg.core.files import whole_file
+
+if TYPE_CHECKING:
+    import torch
+
+METADATA_KEY = "autoseg"
+MOST_FACTS_BYTES = 1 << 24
+
+
+def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor], *, facts: dict[str, Any]) -> None:
+    """Write tensors and facts, whole or not at all.
+
+    Args:
+        path: the .safetensors file.
+        state_dict: tensors of any dtype, device and memory format; tensors may share memory.
+        facts: what a reader of the weights has to know, as JSON (no NaN, no infinity, at most 16 MiB).
+    """
+    from safetensors.torch import save_file
+
+    text = json.dumps(facts, allow_nan=False)
+    assert len(text) <= MOST_FACTS_BYTES
+    # The format stores plain rows without sharing, so channels-last and tied tensors are copied.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: text})
+
+
+def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_weights` wrote; the tensors are on the CPU.
+
+    Raises:
+        DataError: the file is missing, damaged, no safetensors (pickles are not opened), or not of autoseg.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        _refuse(path, "does not exist", "check the path, or train first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+        _refuse(path, f"is no intact safetensors file ({error})", "copy or export the model again")
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        _refuse(path, "was not written by autoseg", "use autoseg_import_model for models of other programs")
+    if len(text) > MOST_FACTS_BYTES:
+        _refuse(path, f"carries {len(text)} bytes of facts", "copy or export the model again")
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        _refuse(path, f"carries facts that are no JSON ({error})", "copy or export the model again")
+    if not isinstance(facts, dict):
+        _refuse(path, "carries facts that are no JSON object", "copy or export the model again")
+    return tensors, facts
+
+
+def _refuse(path: Path, found: str, todo: str) -> NoReturn:
+    raise DataError(Problem(case="", file=str(path), found=found, next=todo))

@@ -1,0 +1,55 @@
+"""Which device computes, in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from autoseg.core.errors import DeviceError, UsageError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called `name` (cpu, cuda, cuda:1, mps), or the best one there is when None.
+
+    Raises:
+        UsageError: no such kind of device. DeviceError: this machine has none of that kind or number.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name} is no device; give cpu, cuda, cuda:1 or mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"--device {name}: {torch.cuda.device_count()} CUDA devices found; choose another or use cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: this machine has no such device; use cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name} is not supported; give cpu, cuda, cuda:1 or mps")
+    return device
+
+
+def choose_precision(device: torch.device, wanted: str = "auto") -> str:
+    """float32, bf16 or fp16: with "auto" the fastest that the hardware computes natively.
+
+    A CPU without bf16 instructions emulates them, many times slower than float32.
+    """
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native_bf16():
+        return "bf16"
+    return "float32"
+
+
+def _native_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Context in which networks compute in `precision`."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -1,0 +1,104 @@
+"""What a case undergoes before a network sees it, and the way back: transpose, crop, normalise, resample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.core.plan import Configuration, Plan
+from autoseg.ops.crop import bounding_box, crop, nonzero_mask, paste
+from autoseg.ops.normalise import normalise
+from autoseg.ops.resample import resample_image, separate_axis
+from autoseg.ops.resample_labels import resample_labels
+
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grids:
+    """The voxel grids a case passes through. All but `shape` are in transposed order."""
+
+    shape: Shape  # canonical image as read
+    box: tuple[tuple[int, int], ...]  # nonzero region, (start, stop) per axis
+    spacing_mm: Spacing
+    target_spacing_mm: Spacing
+    target_shape: Shape  # what the network sees
+    transpose: Shape
+
+    @property
+    def cropped_shape(self) -> Shape:
+        """Shape of the nonzero region."""
+        return tuple(stop - start for start, stop in self.box)  # type: ignore[return-value]
+
+    @property
+    def transposed_shape(self) -> Shape:
+        """Shape of the whole image."""
+        return tuple(self.shape[axis] for axis in self.transpose)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedCase:
+    """image: float32 (C, *target_shape); label: int16 (*target_shape), -1 where the image is empty; grids: the way back."""
+
+    image: NDArray[np.float32]
+    label: NDArray[np.int16] | None
+    grids: Grids
+
+
+def prepare(
+    image: NDArray[np.float32],
+    label: NDArray[np.int16] | None,
+    *,
+    spacing_mm: Spacing,
+    plan: Plan,
+    configuration: Configuration,
+    device: str = "cpu",
+) -> PreparedCase:
+    """Bring a canonical case to the grid and intensities that the configuration's network was planned for.
+
+    Args:
+        image: float32 (C, Z, Y, X), canonical orientation.
+        label: int16 (Z, Y, X), values inside, or None.
+        spacing_mm: (z, y, x) of the image.
+    """
+    forward = plan.transpose_forward
+    shape: Shape = image.shape[1:]  # type: ignore[assignment]
+    image = image.transpose(0, *(1 + axis for axis in forward))
+    mask = nonzero_mask(image)
+    box = bounding_box(mask)
+    mask = crop(mask, box)
+    normalised = normalise(
+        crop(image, box),
+        schemes=configuration.normalization,
+        use_mask=configuration.use_mask_for_norm,
+        intensities=plan.intensities,
+        mask=mask,
+    )
+    cropped_label = None
+    if label is not None:
+        cropped_label = crop(label.transpose(forward), box).copy()
+        cropped_label[(cropped_label == 0) & ~mask] = -1
+    current: Spacing = tuple(spacing_mm[axis] for axis in forward)  # type: ignore[assignment]
+    target: Spacing = (current[0], *configuration.spacing_mm)[-3:]  # type: ignore[assignment]
+    new_shape: Shape = tuple(  # type: ignore[assignment]
+        max(1, round(old / new * n)) for old, new, n in zip(current, target, mask.shape, strict=True)
+    )
+    axis = separate_axis(current, target)
+    return PreparedCase(
+        image=resample_image(normalised, new_shape=new_shape, separate_axis=axis, device=device),
+        label=None
+        if cropped_label is None
+        else resample_labels(cropped_label, new_shape=new_shape, separate_axis=axis),
+        grids=Grids(
+            shape=shape, box=box, spacing_mm=current, target_spacing_mm=target, target_shape=new_shape, transpose=forward
+        ),
+    )
+
+
+def restore_labels(cropped: NDArray, grids: Grids) -> NDArray:
+    """Undo crop and transposition: (*cropped_shape) -> canonical (Z, Y, X), background outside the nonzero region."""
+    whole = paste(cropped, box=grids.box, shape=grids.transposed_shape, fill=0)
+    return whole.transpose(tuple(grids.transpose.index(axis) for axis in range(3)))

@@ -1,0 +1,93 @@
+"""Slabs of logits on the network's grid -> labels on the image's grid, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from autoseg.core.labels import LabelScheme
+
+Shape = tuple[int, int, int]
+CHUNK_BYTES = 2**26  # of resampled logits at a time; larger chunks are not faster
+
+
+def decode_stream(
+    slabs: Iterable[torch.Tensor],
+    *,
+    shape_in: Shape,
+    shape_out: Shape,
+    separate_axis: int | None,
+    scheme: LabelScheme,
+) -> NDArray[np.uint16]:
+    """Resample streamed logits linearly (nearest along `separate_axis`) and decode them.
+
+    The numbers are those of a linear resize of the whole volume with half-voxel centres and edge values beyond the
+    border, but only the rows between two input rows are ever held.
+
+    Args:
+        slabs: float32 (n_outputs, rows, Y, X) in order; the rows add up to shape_in[0].
+        shape_in: grid of the logits. shape_out: grid of the result.
+
+    Returns:
+        (*shape_out) values inside the pipeline for label schemes, values as in files for regions.
+    """
+    result = np.zeros(shape_out, dtype=np.uint16)
+    low, high, weight = _interpolation(shape_in[0], shape_out[0], nearest=separate_axis == 0)
+    row, last_row = 0, None
+    next_out = 0
+    for slab in slabs:
+        per_row = slab.shape[0] * max(slab[0, 0].numel(), shape_out[1] * shape_out[2]) * slab.element_size()
+        for chunk in slab.split(max(1, CHUNK_BYTES // per_row), dim=1):
+            rows = _resize_in_plane(chunk, shape_out[1:], separate_axis)
+            base = row
+            if last_row is not None:
+                rows, base = torch.cat([last_row, rows], dim=1), row - 1
+            row += chunk.shape[1]
+            stop = next_out
+            while stop < shape_out[0] and high[stop] < row:
+                stop += 1
+            for i in range(next_out, stop):
+                lower, upper = rows[:, low[i] - base], rows[:, high[i] - base]
+                blended = lower if weight[i] == 0 else torch.lerp(lower, upper, float(weight[i]))
+                result[i] = decode(blended, scheme).cpu().numpy()
+            next_out, last_row = stop, rows[:, -1:].clone()
+    assert next_out == shape_out[0], "the slabs did not cover the image"
+    return result
+
+
+def decode(logits: torch.Tensor, scheme: LabelScheme) -> torch.Tensor:
+    """Logits (n_outputs, *size) -> int16 (*size): the likeliest value inside, or, with regions, the file values of all
+    regions with probability above 0.5, painted in `regions_class_order`."""
+    if not scheme.has_regions:
+        return logits.argmax(dim=0).to(torch.int16)
+    labels = torch.zeros(logits.shape[1:], dtype=torch.int16, device=logits.device)
+    for region, value in zip(logits, scheme.regions_class_order, strict=True):
+        labels[region > 0] = value  # a probability above 0.5 is a logit above 0
+    return labels
+
+
+def _interpolation(n_in: int, n_out: int, *, nearest: bool) -> tuple[list[int], list[int], NDArray[np.float64]]:
+    """For each output row the two input rows around it and the weight of the second."""
+    position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
+    if nearest:
+        position = np.floor(position + 0.5)
+    low = np.floor(position).astype(int)
+    high = np.minimum(low + 1, n_in - 1)
+    weight = position - low
+    high = np.where(weight == 0, low, high)
+    return low.tolist(), high.tolist(), weight
+
+
+def _resize_in_plane(rows: torch.Tensor, shape: tuple[int, ...], separate_axis: int | None) -> torch.Tensor:
+    """(n_outputs, rows, Y, X) -> (n_outputs, rows, *shape), linear, nearest along a separate in-plane axis."""
+    for axis in (1, 2):
+        if separate_axis == axis and rows.shape[axis + 1] != shape[axis - 1]:
+            index, _, _ = _interpolation(rows.shape[axis + 1], shape[axis - 1], nearest=True)
+            rows = rows.index_select(axis + 1, torch.tensor(index, device=rows.device))
+    if tuple(rows.shape[2:]) == tuple(shape):
+        return rows
+    return functional.interpolate(rows, size=tuple(shape), mode="bilinear", align_corners=False)

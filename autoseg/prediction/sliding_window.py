@@ -1,0 +1,98 @@
+"""Tiles in slab order: logits of an image, row by row, without ever holding them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby, product
+
+import torch
+
+from autoseg.ops.tiling import gaussian_window, padding, summed_window, tile_starts
+
+Shape = tuple[int, int, int]
+CPU_TILE_VOXELS = 2**18  # more voxels at a time do not make a CPU faster
+GPU_TILE_VOXELS = 2**22
+
+
+def stream_logits(
+    image: torch.Tensor,
+    network: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    patch_size: tuple[int, ...],
+    n_outputs: int,
+    step: float,
+    device: torch.device,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Iterator[torch.Tensor]:
+    """Slide the network over the image and yield finished slabs of logits in order along the first axis.
+
+    An accumulator of patch_size[0] rows is reused as a ring: once no later tile reaches a row, the row is divided by its
+    summed weight, handed out and cleared. So memory is n_outputs x patch rows x cross-section, however long the image.
+
+    Args:
+        image: float32 (C, Z, Y, X).
+        network: (B, C, *patch) -> logits (B, n_outputs, *patch), both on `device`.
+        patch_size: two entries (every slice is a tile of its own) or three.
+        step: share of the patch between tiles.
+
+    Yields:
+        float32 (n_outputs, rows, Y, X) on `device`; the rows of all slabs add up to Z.
+    """
+    flat = len(patch_size) == 2
+    patch: Shape = (1, *patch_size) if flat else patch_size  # type: ignore[assignment]
+    pads = padding(tuple(image.shape[1:]), patch)
+    padded = torch.nn.functional.pad(image, [n for pad in reversed(pads) for n in pad])
+    shape: Shape = tuple(padded.shape[1:])  # type: ignore[assignment]
+    inner = tuple(slice(before, n - after) for n, (before, after) in zip(shape, pads, strict=True))
+    windows = [torch.from_numpy(gaussian_window(n)).float().to(device) for n in patch]
+    window = windows[0][:, None, None] * windows[1][:, None] * windows[2]
+    sums = [
+        torch.from_numpy(summed_window(n, p, step=step)).float().to(device) for n, p in zip(shape, patch, strict=True)
+    ]
+    ring = torch.zeros(n_outputs, patch[0], *shape[1:], device=device)
+
+    def finished(first: int, last: int) -> Iterator[torch.Tensor]:
+        for start, stop in _ring_runs(first, last, patch[0]):
+            rows = ring[:, start % patch[0] : start % patch[0] + stop - start]
+            done = rows / (sums[0][start:stop, None, None] * sums[1][:, None] * sums[2])
+            rows.zero_()
+            low, high = max(start, inner[0].start), min(stop, inner[0].stop)
+            if low < high:
+                yield done[:, low - start : high - start, inner[1], inner[2]]
+
+    starts = [tile_starts(n, p, step=step) for n, p in zip(shape, patch, strict=True)]
+    at_once = max(1, (CPU_TILE_VOXELS if device.type == "cpu" else GPU_TILE_VOXELS) // window.numel())
+    emitted, n_tiles, n_done = 0, len(starts[0]) * len(starts[1]) * len(starts[2]), 0
+    for z, corners in groupby(product(*starts), key=lambda corner: corner[0]):
+        yield from finished(emitted, z)
+        emitted = z
+        for group in _batches(list(corners), at_once):
+            tiles = torch.stack([padded[(slice(None), *_box(corner, patch))] for corner in group]).to(device)
+            logits = network(tiles[:, :, 0] if flat else tiles)
+            logits = (logits[:, :, None] if flat else logits) * window
+            for (_, y, x), tile in zip(group, logits, strict=True):
+                for start, stop in _ring_runs(z, z + patch[0], patch[0]):
+                    target = ring[:, start % patch[0] : start % patch[0] + stop - start]
+                    target[:, :, y : y + patch[1], x : x + patch[2]] += tile[:, start - z : stop - z]
+            n_done += len(group)
+            progress(n_done / n_tiles)
+    yield from finished(emitted, shape[0])
+
+
+def _ring_runs(first: int, last: int, length: int) -> list[tuple[int, int]]:
+    """Split the rows first..last into runs that are contiguous in a ring buffer of `length` rows."""
+    runs, start = [], first
+    while start < last:
+        stop = min(last, (start // length + 1) * length)
+        runs.append((start, stop))
+        start = stop
+    return runs
+
+
+def _box(corner: tuple[int, ...], patch: Shape) -> tuple[slice, ...]:
+    return tuple(slice(start, start + n) for start, n in zip(corner, patch, strict=True))
+
+
+def _batches(items: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
+    for i in range(0, len(items), size):
+        yield items[i : i + size]

@@ -1,0 +1,41 @@
+"""Dataset, Plan -> CaseStore on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from autoseg.core.dataset import Dataset
+from autoseg.core.errors import Problem
+from autoseg.core.plan import Plan
+from autoseg.core.workers import failure, supervised_map
+from autoseg.core.workspace import Workspace
+from autoseg.preprocessing.prepare_case import PrepareJob, prepare_case
+
+
+def preprocess(
+    dataset: Dataset,
+    plan: Plan,
+    *,
+    configurations: Sequence[str],
+    cases: Sequence[str],
+    workspace: Workspace,
+    workers: int,
+    progress: Callable[[str], None] = lambda case: None,
+) -> tuple[list[str], list[Problem], int]:
+    """Prepare `cases` for `configurations`; what is stored already, from the same files and decisions, is kept.
+
+    Returns:
+        (ids of the cases that are complete, problems, number of cases on which something was done).
+    """
+    stores = {name: workspace.case_store(dataset.name, plan.planner, name) for name in configurations}
+    jobs = [PrepareJob(case=dataset.cases[case], plan=plan, stores=stores) for case in cases]
+    problems: list[Problem] = []
+    done, n_new = [], 0
+    for outcome in supervised_map(prepare_case, jobs, workers=workers):
+        if outcome.error is None:
+            done.append(outcome.job.case.id)
+            n_new += bool(outcome.result)
+        else:
+            problems += failure(outcome, case=outcome.job.case.id)
+        progress(outcome.job.case.id)
+    return sorted(done), problems, n_new

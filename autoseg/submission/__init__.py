@@ -1,0 +1,100 @@
+"""Predictions as one archive for a challenge, checked before and after: pack(folder, path=..., cases=...)."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from autoseg.core.dataset import FILE_ENDINGS, unsafe_id
+from autoseg.core.errors import DataError, Problem
+from autoseg.core.files import whole_file
+from autoseg.io.images import read_volume
+
+__all__ = ["pack"]
+
+_DETACHED = (".nhdr", ".mhd")
+_FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of the ZIP format: the same predictions give the same archive
+
+
+def pack(predictions_folder: Path, *, path: Path, cases: list[str], ending: str) -> None:
+    """Write a ZIP archive with CASE + `ending` of every expected case at its top level, whole or not at all.
+
+    Other images in the folder are refused, since a forgotten file of another run would be among the scored ones; files
+    that are no images (prediction.json, probabilities) and hidden files stay behind. The archive is opened again and
+    compared before it gets its name.
+
+    Args:
+        predictions_folder: where the predictions lie.
+        path: the archive.
+        cases: ids of all cases that the challenge expects.
+        ending: of the prediction files, for example ".nii.gz".
+
+    Raises:
+        DataError: all defects: cases missing, listed twice or with unsafe names, strangers, unreadable files.
+    """
+    problems = _check_names(predictions_folder, cases=cases, ending=ending)
+    files = {f"{case}{ending}": predictions_folder / f"{case}{ending}" for case in sorted(cases)}
+    if not problems:
+        problems = [problem for name, file in files.items() for problem in _unreadable(file, case=name[: -len(ending)])]
+    if problems:
+        raise DataError(problems)
+    with whole_file(path) as temporary:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, file in files.items():
+                _add(archive, name, file)
+        _verify(temporary, files, path=path)
+
+
+def _check_names(folder: Path, *, cases: list[str], ending: str) -> list[Problem]:
+    if ending not in FILE_ENDINGS or ending in _DETACHED:
+        found, todo = f"predictions ending in '{ending}' do not fit in one file each", "write them as .nii.gz, .nrrd or .mha"
+        return [Problem(case="", file=str(folder), found=found, next=todo)]
+    if not folder.is_dir():
+        return [Problem(case="", file=str(folder), found="this folder does not exist", next="predict first")]
+    if not cases:
+        return [Problem(case="", file=str(folder), found="no case is expected", next="name the cases of the challenge")]
+    problems = []
+    for case in sorted(set(cases)):
+        if unsafe := unsafe_id(case):
+            problems.append(Problem(case=repr(case), found=unsafe, next="rename the case"))
+        elif not (folder / f"{case}{ending}").is_file():
+            file = str(folder / f"{case}{ending}")
+            problems.append(Problem(case=case, file=file, found="has no prediction", next="predict this case"))
+        if cases.count(case) > 1:
+            found = f"is expected {cases.count(case)} times"
+            problems.append(Problem(case=case, found=found, next="list each case once"))
+    expected = {f"{case}{ending}" for case in cases}
+    for file in sorted(folder.iterdir()):
+        if file.name.endswith(FILE_ENDINGS) and not file.name.startswith(".") and file.name not in expected:
+            todo = "remove it, or add its case to the expected ones"
+            problems.append(Problem(case="", file=str(file), found="belongs to no expected case", next=todo))
+    return problems
+
+
+def _unreadable(file: Path, *, case: str) -> tuple[Problem, ...]:
+    try:
+        read_volume(file, case=case)
+    except DataError as error:
+        return error.problems
+    return ()
+
+
+def _add(archive: zipfile.ZipFile, name: str, file: Path) -> None:
+    entry = zipfile.ZipInfo(name, date_time=_FIRST_DAY)
+    entry.compress_type = zipfile.ZIP_STORED if name.endswith(".gz") else zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    entry.file_size = file.stat().st_size  # tells zipfile whether the entry needs 64-bit sizes
+    with file.open("rb") as source, archive.open(entry, "w") as target:
+        while chunk := source.read(1 << 20):
+            target.write(chunk)
+
+
+def _verify(written: Path, files: dict[str, Path], *, path: Path) -> None:
+    """Read the archive back: every checksum, the names, and the sizes of the files they come from."""
+    with zipfile.ZipFile(written) as archive:
+        damaged = archive.testzip()
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    if damaged is not None or sizes != {name: file.stat().st_size for name, file in files.items()}:
+        found = f"reading the archive back gave something else ({damaged or 'names or sizes'})"
+        todo = "check the disk, and that nothing writes to the predictions meanwhile"
+        raise DataError(Problem(case="", file=str(path), found=found, next=todo))

@@ -1,0 +1,233 @@
+"""Train one fold: the epoch loop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoseg.core.errors import UsageError
+from autoseg.core.files import write_bytes
+from autoseg.core.plan import Plan
+from autoseg.core.recipe import Recipe
+from autoseg.core.splits import Split
+from autoseg.core.workers import available_cpus
+from autoseg.training.augmentation import crop_size, rules_for
+from autoseg.training.loader import batches
+from autoseg.training.run import Run
+from autoseg.training.sampling import CropRules
+
+VALIDATION_STREAM = 1  # keeps validation crops apart from training crops of the same seed
+SMOOTHING = 0.9
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; its state is saved. `signal` tells by what."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}; the state is saved")
+        self.signal = number
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldJob:
+    """What to train: the preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to."""
+
+    store: Path
+    plan: Plan
+    configuration: str
+    recipe: Recipe
+    split: Split
+    folder: Path
+    device: torch.device
+    loaders: int | None = None
+
+
+Progress = Callable[[int, int, str], None]
+
+
+def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: None) -> bool:
+    """Train a fold to the end of its recipe, from the last saved state if there is one.
+
+    Writes into the fold's folder: recipe.json, log.jsonl (a row per epoch), state_latest.safetensors,
+    weights_best.safetensors (best smoothed pseudo-Dice) and, when finished, weights.safetensors.
+
+    Returns:
+        False when the fold was finished before, with this recipe, and nothing was done.
+
+    Raises:
+        UsageError: the folder holds a fold of another recipe.
+        Interrupted: SIGTERM or SIGINT came; the state is saved.
+    """
+    recipe, folder = job.recipe, job.folder
+    if _is_finished(folder, recipe):
+        return False
+    if recipe.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    run, crops, val_crops = _prepare(job)
+    state = folder / "state_latest.safetensors"
+    if state.is_file():
+        run.restore(state)
+    recipe.write(folder / "recipe.json")
+    log = _Log(folder / "log.jsonl", keep=run.at.epoch)
+    workers = max(1, min(12, available_cpus() - 1)) if job.loaders is None else job.loaders
+    val_step = run.at.epoch * recipe.val_iterations
+    with (
+        _stop_signals() as stopped,
+        batches(crops, first_step=run.step_number, workers=workers) as train,
+        batches(val_crops, first_step=val_step, workers=min(1, workers)) as val,
+    ):
+        saved = time.monotonic()
+        while run.at.epoch < recipe.epochs:
+            while run.at.iteration < recipe.iterations:
+                _timed_step(run, train)
+                progress(run.step_number, recipe.epochs * recipe.iterations, _state_line(run, log))
+                if stopped or time.monotonic() - saved > recipe.save_every_minutes * 60:
+                    run.save(state)
+                    saved = time.monotonic()
+                if stopped:
+                    raise Interrupted(stopped[0])
+            log.append(_finish_epoch(run, val, job))
+            run.save(state)
+            saved = time.monotonic()
+    run.save_weights(folder / "weights.safetensors", facts=_facts(job))
+    return True
+
+
+def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
+    configuration = job.plan.configuration(job.configuration)
+    scheme, dimensions = job.plan.scheme, configuration.dimensions
+    left_right = job.plan.left_right_axis(dimensions)
+    pairs = tuple(
+        (scheme.values.index(scheme.foreground[a][0]), scheme.values.index(scheme.foreground[b][0]))
+        for a, b in configuration.mirror_label_pairs
+    )
+    rules = rules_for(
+        configuration.patch_size,
+        mirror_axes=configuration.mirror_axes,
+        mirror_label_pairs={left_right: pairs} if pairs and left_right is not None else {},
+        mask_channels=configuration.use_mask_for_norm,
+    )
+    patch = tuple(configuration.patch_size)
+    enlarged = crop_size(patch, rotation_rad=rules.rotation_rad, dummy_2d=rules.dummy_2d)
+    crops = CropRules(
+        store=job.store,
+        cases=tuple(job.split.train),
+        batch_size=configuration.batch_size,
+        patch_size=patch,
+        crop_size=enlarged if job.recipe.augmentation else patch,
+        foreground_share=job.recipe.oversample_foreground,
+        seed=(job.recipe.seed,),
+    )
+    val = replace(crops, cases=tuple(job.split.val), crop_size=patch, seed=(job.recipe.seed, VALIDATION_STREAM))
+    return Run(job.plan, configuration, job.recipe, rules, job.device), crops, val
+
+
+def _timed_step(run: Run, train: Iterator[dict[str, Any]]) -> None:
+    started = time.monotonic()
+    batch = next(train)
+    assert int(batch["step"]) == run.step_number, "the loader is out of step"
+    waited = time.monotonic()
+    run.train_step(batch)
+    run.at.wait_s += waited - started
+    run.at.step_s += time.monotonic() - started
+
+
+def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob) -> dict[str, Any]:
+    """Validate, keep the best weights, and move the counters to the next epoch; returns the log row."""
+    started, at, recipe = time.monotonic(), run.at, run.recipe
+    val_loss, dice = run.validate(val, recipe.val_iterations)
+    batch_size = job.plan.configuration(job.configuration).batch_size
+    present = [value for value in dice if value is not None]
+    mean = float(np.mean(present)) if present else 0.0
+    at.smoothed_dice = mean if at.smoothed_dice is None else SMOOTHING * at.smoothed_dice + (1 - SMOOTHING) * mean
+    row = {
+        "epoch": at.epoch,
+        "train_loss": at.loss_sum / max(1, at.iteration),
+        "val_loss": val_loss,
+        "pseudo_dice": dice,
+        "pseudo_dice_mean": mean,
+        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "seconds": at.step_s + time.monotonic() - started,
+        "images_per_second": recipe.iterations * batch_size / max(at.step_s, 1e-9),
+        "data_wait_share": at.wait_s / max(at.step_s, 1e-9),
+    }
+    at.epoch, at.iteration, at.loss_sum, at.wait_s, at.step_s = at.epoch + 1, 0, 0.0, 0.0, 0.0
+    if at.best_dice is None or at.smoothed_dice > at.best_dice:
+        at.best_dice = at.smoothed_dice
+        run.save_weights(job.folder / "weights_best.safetensors", facts=_facts(job))
+    return row
+
+
+def _facts(job: FoldJob) -> dict[str, Any]:
+    return {"configuration": job.configuration, "dataset": job.plan.dataset, "train": job.split.train, "val": job.split.val}
+
+
+def _state_line(run: Run, log: _Log) -> str:
+    text = f"epoch {run.at.epoch + 1}/{run.recipe.epochs} loss {run.at.loss_sum / max(1, run.at.iteration):.3f}"
+    if run.at.step_s:
+        text += f" data wait {run.at.wait_s / run.at.step_s:.0%}"
+    return text if not log.rows else f"{text} pseudo-Dice {log.rows[-1]['pseudo_dice_mean']:.3f}"
+
+
+def _is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether the fold is finished; refuses a folder that was begun with other settings, except for its length."""
+    if not (folder / "recipe.json").is_file():
+        return False
+    begun = Recipe.read(folder / "recipe.json")
+    if begun.with_changes(epochs=recipe.epochs) != recipe:
+        old, new = begun.model_dump(), recipe.model_dump()
+        changed = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in old if k != "epochs" and old[k] != new[k])
+        raise UsageError(
+            f"{folder} holds a fold trained with other settings ({changed}); repeat the old settings to continue it, or "
+            "move that folder away to train anew"
+        )
+    return begun.epochs == recipe.epochs and (folder / "weights.safetensors").is_file()
+
+
+class _Log:
+    """log.jsonl: one JSON row per epoch. Rows of epochs that will be repeated after a kill are dropped."""
+
+    def __init__(self, path: Path, *, keep: int) -> None:
+        self.path = path
+        self.rows = [row for row in read_log(path) if row["epoch"] < keep]
+        self._write()
+
+    def append(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self._write()
+
+    def _write(self) -> None:
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
+        write_bytes(self.path, text.encode())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Rows of a log.jsonl; none when the file is missing."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second one ends the program at once."""
+    received: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

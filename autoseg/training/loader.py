@@ -1,0 +1,72 @@
+"""Worker processes that read crops ahead of the network. They draw nothing that depends on their number."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from numpy.typing import NDArray
+
+from autoseg.core.errors import DeviceError
+from autoseg.training.sampling import CropRules, read_batch
+
+PR_SET_PDEATHSIG = 1
+
+
+class StepReader:
+    """Reads the batches of steps first + i, first + i + n, ... for worker i of n; what batchgenerators calls a loader."""
+
+    def __init__(self, rules: CropRules, *, first_step: int, workers: int) -> None:
+        self.rules = rules
+        self.step = first_step
+        self.stride = max(1, workers)
+
+    def set_thread_id(self, worker: int) -> None:
+        """Called once inside each worker process."""
+        self.step += worker
+        # The parent decides when to stop: Ctrl-C reaches the whole process group, and a killed parent must not leave
+        # workers behind that wait for it forever.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def __iter__(self) -> StepReader:
+        return self
+
+    def __next__(self) -> dict[str, NDArray]:
+        batch = read_batch(self.rules, self.step)
+        self.step += self.stride
+        return batch
+
+
+@contextmanager
+def batches(rules: CropRules, *, first_step: int, workers: int) -> Iterator[Iterator[dict[str, Any]]]:
+    """Iterator over the batches of steps first_step, first_step + 1, ...; endless, in order, read ahead by `workers`
+    processes (0: read in this process when asked for)."""
+    reader = StepReader(rules, first_step=first_step, workers=workers)
+    if workers == 0:
+        yield reader
+        return
+    pool = MultiThreadedAugmenter(reader, None, workers, num_cached_per_queue=2, wait_time=0.005)
+    try:
+        yield _watched(pool)
+    finally:
+        pool._finish()
+
+
+def _watched(pool: MultiThreadedAugmenter) -> Iterator[dict[str, Any]]:
+    while True:
+        try:
+            batch = next(pool)
+        except RuntimeError as error:
+            raise DeviceError(
+                "a process that reads training crops has died, usually for lack of memory or because the case store was "
+                "changed; free memory or preprocess again, then run the same command: training resumes"
+            ) from error
+        yield batch

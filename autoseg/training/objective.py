@@ -1,0 +1,60 @@
+"""What a network is trained towards: its loss on all outputs, and the counts behind the pseudo-Dice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoseg.core.labels import LabelScheme
+from autoseg.core.plan import Configuration
+from autoseg.core.recipe import Recipe
+from autoseg.training.losses import losses, with_deep_supervision
+
+
+class Objective:
+    """Loss over (outputs, labels inside), for exclusive labels or regions, with the ignore label masked out."""
+
+    def __init__(self, scheme: LabelScheme, configuration: Configuration, recipe: Recipe) -> None:
+        name = recipe.loss if recipe.loss != "auto" else "dice_bce" if scheme.has_regions else "dice_ce"
+        self.loss = with_deep_supervision(losses[name])
+        self.scheme = scheme
+        self.batch_dice = configuration.batch_dice
+        self.deep_supervision = recipe.deep_supervision
+        self.n_classes = len(scheme.foreground)
+
+    def __call__(self, outputs: Sequence[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
+        """Scalar loss. outputs: logits (B, K, *size), full resolution first; label: int64 (B, 1, *patch) inside values."""
+        used = outputs if self.deep_supervision else outputs[:1]
+        if self.scheme.has_regions:
+            return self.loss(used, self._masks(label), batch_dice=self.batch_dice, mask=self._annotated(label))
+        return self.loss(used, label, batch_dice=self.batch_dice, ignore_index=self.scheme.ignore_inside)
+
+    def counts(self, logits: torch.Tensor, label: torch.Tensor) -> NDArray[np.float64]:
+        """True positives, false positives, false negatives of every foreground class: float64 (3, n_classes)."""
+        truth = self._masks(label)
+        predicted = logits > 0 if self.scheme.has_regions else self._masks(logits.argmax(dim=1, keepdim=True))
+        annotated = self._annotated(label)
+        if annotated is not None:
+            truth, predicted = truth & annotated, predicted & annotated
+        space = (0, *range(2, label.ndim))
+        both = (truth & predicted).sum(space)
+        counts: NDArray[np.float64] = (
+            torch.stack([both, predicted.sum(space) - both, truth.sum(space) - both]).double().cpu().numpy()
+        )
+        return counts
+
+    def _masks(self, label: torch.Tensor) -> torch.Tensor:
+        """Values inside (B, 1, *patch) -> binary masks (B, n_classes, *patch) of all foreground names."""
+        masks = []
+        for members in self.scheme.regions_inside:
+            mask = label == members[0]
+            for member in members[1:]:
+                mask |= label == member
+            masks.append(mask)
+        return torch.cat(masks, dim=1)
+
+    def _annotated(self, label: torch.Tensor) -> torch.Tensor | None:
+        return None if self.scheme.ignore_inside is None else label != self.scheme.ignore_inside

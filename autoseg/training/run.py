@@ -1,0 +1,184 @@
+"""Everything of a training run that changes from step to step, and how it is saved and brought back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoseg import __version__
+from autoseg.core.errors import DeviceError
+from autoseg.core.plan import Configuration, Plan
+from autoseg.core.recipe import Recipe
+from autoseg.io.weights import load_weights, save_weights
+from autoseg.nets.build import build_network, channels_last
+from autoseg.nets.device import autocast, choose_precision
+from autoseg.training.augmentation import AugmentationRules, augment, centre_crop
+from autoseg.training.objective import Objective
+from autoseg.training.optimizer import learning_rate, optimizers
+
+MAX_SKIPPED = 20  # steps in a row without a finite gradient
+
+
+@dataclass
+class Counters:
+    """Where a run is. `loss_sum` and the times belong to the running epoch."""
+
+    epoch: int = 0
+    iteration: int = 0
+    loss_sum: float = 0.0
+    wait_s: float = 0.0
+    step_s: float = 0.0
+    skipped: int = 0
+    smoothed_dice: float | None = None
+    best_dice: float | None = None
+
+
+class Run:
+    """Network, optimizer, averaged weights and counters of one fold."""
+
+    def __init__(
+        self, plan: Plan, configuration: Configuration, recipe: Recipe, rules: AugmentationRules, device: torch.device
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.rules, self.device = recipe, rules, device
+        self.precision = choose_precision(device, recipe.precision)
+        self.format = channels_last(configuration.dimensions)
+        network = build_network(
+            configuration.network, n_channels=len(plan.channel_names), n_outputs=plan.scheme.n_outputs
+        )
+        self.network: nn.Module = network.to(device).train()
+        self.average = {name: p.detach().clone() for name, p in network.named_parameters()} if recipe.weight_average else {}
+        self.optimizer = optimizers[recipe.optimizer](self.network.parameters(), recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.objective = Objective(plan.scheme, configuration, recipe)
+        self.at = Counters()
+
+    @property
+    def step_number(self) -> int:
+        """Training steps done since the beginning."""
+        return self.at.epoch * self.recipe.iterations + self.at.iteration
+
+    def train_step(self, batch: dict[str, Any]) -> None:
+        """One step: augment, forward, loss, backward, update. A step without a finite gradient changes nothing."""
+        image, label = self._to_device(batch)
+        if self.recipe.augmentation:
+            image, label = augment(image, label, rules=self.rules, seed=self.recipe.seed, step=self.step_number)
+        else:
+            image, label = centre_crop(image, label, patch_size=self.rules.patch_size)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.step_number)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, self.precision):
+            outputs = self.network(image.contiguous(memory_format=self.format))
+        loss = self.objective(outputs, label)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
+        if bool(torch.isfinite(norm)) and bool(torch.isfinite(loss)):
+            self.scaler.step(self.optimizer)
+            self._update_average()
+            self.at.loss_sum += float(loss.detach())
+            self.at.skipped = 0
+        else:
+            self.at.skipped += 1
+            if self.at.skipped > MAX_SKIPPED:
+                raise DeviceError(
+                    f"the loss was not finite in {MAX_SKIPPED} steps in a row; train with a smaller learning rate "
+                    f"(--set learning_rate={self.recipe.learning_rate / 10:g}) or with --set precision=float32"
+                )
+        self.scaler.update()
+        self.at.iteration += 1
+
+    @torch.no_grad()
+    def validate(self, batches: list[dict[str, Any]] | Any, n: int) -> tuple[float, list[float | None]]:
+        """Loss and pseudo-Dice (global over all patches, per class) of the averaged weights on `n` batches."""
+        counts, losses = np.zeros((3, self.objective.n_classes)), []
+        with self.averaged_weights():
+            for batch, _ in zip(batches, range(n), strict=False):
+                image, label = centre_crop(*self._to_device(batch), patch_size=self.rules.patch_size)
+                with autocast(self.device, self.precision):
+                    outputs = self.network(image.contiguous(memory_format=self.format))
+                losses.append(float(self.objective(outputs, label)))
+                counts += self.objective.counts(outputs[0], label)
+        tp, fp, fn = counts
+        dice = [float(2 * t / (2 * t + p + n)) if t + p + n else None for t, p, n in zip(tp, fp, fn, strict=True)]
+        return float(np.mean(losses)), dice
+
+    def averaged_weights(self) -> _Swapped:
+        """Context in which the network has the averaged weights (where the recipe averages)."""
+        return _Swapped(self.network, self.average)
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to continue exactly here."""
+        tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": t for name, t in self.average.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, torch.Tensor)}
+        facts = {"counters": vars(self.at), "recipe": self.recipe.model_dump(), "scaler": self.scaler.state_dict()}
+        save_weights(path, tensors, facts=facts)
+
+    def restore(self, path: Path) -> None:
+        """Continue from what `save` wrote. Raises DataError when the file is damaged."""
+        tensors, facts = load_weights(path)
+        part = _by_prefix(tensors)
+        self.network.load_state_dict(part["network"])
+        self.average = {name: t.to(self.device) for name, t in part.get("average", {}).items()}
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in part.get("optimizer", {}).items():
+            index, key = name.split(".")
+            states.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        self.scaler.load_state_dict(facts["scaler"])
+        self.at = Counters(**facts["counters"])
+
+    def save_weights(self, path: Path, *, facts: dict[str, Any]) -> None:
+        """Write the weights for prediction (averaged where the recipe averages)."""
+        with self.averaged_weights():
+            facts = {**facts, "autoseg_version": __version__, "recipe": self.recipe.model_dump(), "epoch": self.at.epoch}
+            save_weights(path, self.network.state_dict(), facts=facts)
+
+    def _to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        image, label = (torch.as_tensor(batch[key]).to(self.device, non_blocking=True) for key in ("image", "label"))
+        return image, label
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average:
+            # follows closely at first, when old weights are worthless
+            decay = min(self.recipe.weight_average, (1 + self.step_number) / (10 + self.step_number))
+            parameters = [p.detach() for p in self.network.parameters()]
+            torch._foreach_lerp_(list(self.average.values()), parameters, 1 - decay)
+
+
+class _Swapped:
+    """Exchanges a network's parameters for others while the context lasts."""
+
+    def __init__(self, network: nn.Module, other: dict[str, torch.Tensor]) -> None:
+        self.network, self.other = network, other
+
+    def __enter__(self) -> None:
+        self._exchange()
+
+    def __exit__(self, *_: object) -> None:
+        self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, parameter in self.network.named_parameters():
+            if name in self.other:
+                kept = parameter.detach().clone()
+                parameter.copy_(self.other[name])
+                self.other[name].copy_(kept)
+
+
+def _by_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        prefix, rest = name.split(".", 1)
+        parts.setdefault(prefix, {})[rest] = tensor
+    return parts
