@@ -1,7 +1,7 @@
 """The upper abdomen of an invented patient, drawn on a fine grid: what `phantoms` scans.
 
-All positions are millimetres from the middle of the trunk, in the patient's frame: x to the left, y to the back, z up.
-Arrays are (Z, Y, X). Densities are those of a contrast-enhanced CT in Hounsfield units (HU), labels as in `LABELS`.
+All positions are millimetres from the middle of the trunk, in the patient's frame: x to the left, y to the
+back, z up. Arrays are (Z, Y, X). Densities are those of a contrast-enhanced CT in Hounsfield units (HU).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Xyz = tuple[float, float, float]
 AIR_HU, LUNG_HU, TABLE_HU, FAT_HU, MUSCLE_HU, BONE_HU = -1000.0, -850.0, -450.0, -100.0, 52.0, 500.0
 # The room inside the wall of muscle and ribs, as a depth (see Canvas).
 CAVITY = 0.79
-# Mean density of each organ, far enough apart (35 HU or more) to survive noise; kidneys differ by place alone.
+# Mean density of each organ, 35 HU or more apart to be told in the noise; the kidneys differ by place alone.
 ORGAN_HU = {
     "liver": 110.0,
     "spleen": 145.0,
@@ -52,7 +52,8 @@ class Ellipsoid:
         (cos_z, cos_y), (sin_z, sin_y) = np.cos(self.turn), np.sin(self.turn)
         about_z = np.array(((cos_z, sin_z, 0), (-sin_z, cos_z, 0), (0, 0, 1)))
         about_y = np.array(((cos_y, 0, -sin_y), (0, 1, 0), (sin_y, 0, cos_y)))
-        return about_y @ about_z
+        turned: NDArray[np.float64] = about_y @ about_z
+        return turned
 
 
 # Typical organs of a patient of scale 1. Where two overlap, the one that is drawn later cuts into the other.
@@ -68,10 +69,10 @@ STOMACH = Ellipsoid(centre=(46, -28, 38), half=(34, 28, 42), turn=(0.3, 0.3))
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """The picture in the making: where each fine voxel lies in the undeformed patient (mm), its HU, its label.
+    """The picture in the making: per voxel its place in the undeformed patient (mm), its HU, its label.
 
-    `z`, `y`, `x`, `hu` are float32 and `labels` uint8, all (Z, Y, X). `depth` is the distance from the trunk's axis as
-    a share of the distance to the skin: 0 at the axis, 1 on the skin, float32 (Z, Y, X).
+    `z`, `y`, `x`, `hu` are float32 and `labels` uint8, all (Z, Y, X). `depth` is the distance from the trunk's
+    axis: 0 on it, 1 on the skin, float32 (Z, Y, X).
     """
 
     z: NDArray[np.float32]
@@ -106,7 +107,9 @@ def draw_abdomen(
     """Draw one patient.
 
     Args:
-        z_mm, y_mm, x_mm: ascending positions of the voxel centres along each axis, 0 in the middle of the trunk.
+        z_mm: ascending positions of the voxel centres along the axis, 0 in the middle of the trunk.
+        y_mm: the same from front to back.
+        x_mm: the same from right to left.
         rng: decides size, place, tilt, deformation and density of everything.
         scale: size of the patient, 1 being 260 x 192 mm around the waist.
 
@@ -130,7 +133,7 @@ def draw_abdomen(
 def smooth_field(
     axes: tuple[NDArray[np.floating], ...], *, rng: np.random.Generator, wavelength_mm: float
 ) -> NDArray[np.float32]:
-    """Random field without jumps, of standard deviation 1: a sum of products of one cosine per axis, float32 (Z, Y, X)."""
+    """Smooth random field of standard deviation 1, float32 (Z, Y, X): a sum of products of three cosines."""
     n_waves = 6
     waves = []
     for axis in axes:
@@ -139,14 +142,16 @@ def smooth_field(
     z, y, x = waves
     planes = np.einsum("kz,ky->zyk", z, y).reshape(-1, n_waves)
     # The mean square of a product of three cosines is 1/8.
-    return (planes @ x * np.float32(np.sqrt(8.0 / n_waves))).reshape(z.shape[1], y.shape[1], x.shape[1])
+    field: NDArray[np.float32] = planes @ x * np.float32(np.sqrt(8.0 / n_waves))
+    return field.reshape(z.shape[1], y.shape[1], x.shape[1])
 
 
 def _depth(x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
-    """0 at the centre, 1 on a rounded square between circle and square of half width 1 (Fernandez-Guasti's squircle)."""
+    """0 at the centre, 1 on a curve between circle and square of half width 1 (Fernandez-Guasti, 1992)."""
     squareness, xx, yy = np.float32(0.35), x * x, y * y
     total = xx + yy
-    return np.sqrt((total + np.sqrt(total * total - 4 * squareness * xx * yy)) / 2)
+    depth: NDArray[np.float32] = np.sqrt((total + np.sqrt(total * total - 4 * squareness * xx * yy)) / 2)
+    return depth
 
 
 def _xyz(values: NDArray[np.float64]) -> Xyz:
@@ -173,13 +178,14 @@ def _box(canvas: Canvas, organ: Ellipsoid) -> tuple[slice, ...]:
 
 
 def _radius(canvas: Canvas, organ: Ellipsoid, box: tuple[slice, ...]) -> NDArray[np.float32]:
-    """Distance from the centre as a share of the distance to the surface: 1 on the surface, float32, shape of `box`."""
+    """Distance from the centre, 1 on the surface, float32, shape of `box`."""
     x, y, z = (
         axis[box] - np.float32(c)
         for axis, c in zip((canvas.x, canvas.y, canvas.z), organ.centre, strict=True)
     )
     rows = (organ.axes / np.array(organ.half)[:, None]).astype(np.float32)
-    return np.sqrt(sum((row[0] * x + row[1] * y + row[2] * z) ** 2 for row in rows))
+    radius: NDArray[np.float32] = np.sqrt(sum((row[0] * x + row[1] * y + row[2] * z) ** 2 for row in rows))
+    return radius
 
 
 def _draw_trunk(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -219,7 +225,7 @@ def _draw_bowel(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _draw_organs(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Liver with its lesion, spleen, kidneys with the fat of the hilum. All but the liver lie in a thin layer of fat."""
+    """Liver with its lesion; in a thin layer of fat, the spleen and the kidneys with their hilum."""
     lobes = [_varied(lobe, rng) for lobe in LIVER_LOBES]
     _draw_organ(canvas, "liver", lobes, rng=rng)
     place = _xyz(np.array(lobes[0].centre) + rng.uniform(-14, 14, size=3))
@@ -249,7 +255,7 @@ def _draw_organ(
 
 
 def _draw_spine(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Vertebrae with discs, canal and spinous processes, the muscles beside them, vena cava and aorta in front."""
+    """Vertebrae with discs, canal and processes, the muscles beside them, vena cava and aorta in front."""
     box = _box(canvas, Ellipsoid(centre=(0, 58, 0), half=(50, 58, 1000)))
     z, y, x, depth = canvas.z[box], canvas.y[box], canvas.x[box], canvas.depth[box]
     muscle = MUSCLE_HU + rng.uniform(-5, 5)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # (z, y, x): 32 x 40 x 48 voxels around an upper abdomen, a few minutes of training for five folds.
 FIELD_OF_VIEW_MM = np.array((208.0, 240.0, 288.0))
 VOXEL_MM = {"demo": np.array((6.5, 6.0, 6.0)), "tiny": np.array((10.4, 10.0, 10.3))}
-# Relative to VOXEL_MM: slices more than three times as thick as the pixels are wide, the usual bound of "anisotropic".
+# Relative to VOXEL_MM. Slices more than three times as thick as the pixels are wide count as anisotropic.
 THICK_SLICES = np.array((1.9, 0.6, 0.6))
 # Drawn this much finer along each axis, then averaged: partial volume, and no ties between two labels.
 FINER = 3
@@ -32,28 +32,30 @@ NOISE_HU, TEXTURE_HU, BLUR_MM = 21.0, 4.0, 3.2
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a case is acquired and stored: axes by ITK's letters (LPS is an identity direction), thick slices or not."""
+    """How a case is acquired and stored: axes in ITK's letters (LPS: identity direction), thick slices."""
 
     axes: str = "LPS"
     thick: bool = False
 
 
-# By position in each of the two parts; all others are plain. One permuted and one flipped case, as archives have them.
+# By position among the training and among the test cases; the others are plain.
 SPECIAL = {1: Protocol(axes="RAS"), 2: Protocol(thick=True), 5: Protocol(axes="PIR")}
 
 
 def write_phantoms(
     folder: Path, *, n_train: int = 10, n_test: int = 3, seed: int = 0, size: str = "demo"
 ) -> None:
-    """Write a raw data set (nnU-Net v2's layout) of CT phantoms: liver, spleen, kidneys, aorta and a liver lesion.
+    """Write a raw data set (nnU-Net v2's layout) of CT phantoms: liver with lesion, spleen, kidneys, aorta.
 
-    Each case is a patient of its own size, anatomy, densities, spacing and field of view. The second case of imagesTr
-    and of imagesTs is stored as RAS, the third has thick slices. The same arguments give the same files; a case does not
-    depend on how many others there are. dataset.json is written last, so where it is, the data set is complete.
+    Each case is a patient of its own size, anatomy, densities, spacing and field of view. The second case of
+    imagesTr and of imagesTs is stored as RAS, the third has thick slices, the sixth is stored as PIR. Equal
+    arguments give equal files; a training case does not depend on how many others there are. dataset.json is
+    written last: where it is, the data set is complete.
 
     Args:
-        folder: becomes dataset.json, imagesTr/, labelsTr/ and, with test cases, imagesTs/, labelsTs/ (the truth).
-        n_train, n_test: number of cases.
+        folder: gets dataset.json, imagesTr/, labelsTr/ and, with test cases, imagesTs/ and labelsTs/.
+        n_train: number of training cases.
+        n_test: number of test cases; their truth is written too.
         seed: decides everything random.
         size: "demo", about 32 x 40 x 48 voxels of 6 mm, or "tiny", about 20 x 24 x 28 voxels of 10 mm.
 
@@ -95,21 +97,19 @@ def _scan(
     spacing_mm = np.round(voxel_mm * (along, across, across) * (THICK_SLICES if protocol.thick else 1.0), 2)
     shape = np.round(field_mm / spacing_mm).astype(int)
     centre_mm = rng.uniform(-6, 6, size=3) * (0.5, 1, 1)
-    steps = [
-        (np.arange(n * FINER) - (n * FINER - 1) / 2) * mm / FINER
-        for n, mm in zip(shape, spacing_mm, strict=True)
-    ]
-    fine_hu, fine_labels = draw_abdomen(
-        *(s + c for s, c in zip(steps, centre_mm, strict=True)), rng=rng, scale=scale
+    z_mm, y_mm, x_mm = (
+        centre + (np.arange(n * FINER) - (n * FINER - 1) / 2) * mm / FINER
+        for n, mm, centre in zip(shape, spacing_mm, centre_mm, strict=True)
     )
+    fine_hu, fine_labels = draw_abdomen(z_mm, y_mm, x_mm, rng=rng, scale=scale)
     hu = _acquired(_averaged(fine_hu), spacing_mm=spacing_mm, rng=rng)
     shares = [_averaged(fine_labels == value) for value in LABELS.values()]
     labels = np.argmax(shares, axis=0).astype(np.uint8)
-    table_mm = np.round(rng.uniform((-900, -250, -200), (-300, -100, -120)), 1)
+    origin_mm = np.round(rng.uniform((-200, -250, -900), (-120, -100, -300)), 1)
     images = sitk.GetImageFromArray(hu), sitk.GetImageFromArray(labels)
     for image in images:
         image.SetSpacing(spacing_mm[::-1].tolist())
-        image.SetOrigin(table_mm[::-1].tolist())
+        image.SetOrigin(origin_mm.tolist())
     return sitk.DICOMOrient(images[0], protocol.axes), sitk.DICOMOrient(images[1], protocol.axes)
 
 
@@ -118,20 +118,22 @@ def _averaged(fine: NDArray[Any]) -> NDArray[np.float32]:
     total = fine.astype(np.float32)
     for axis in range(3):
         ends = np.moveaxis(total, axis, 0)
-        total = np.moveaxis(sum(ends[start::FINER] for start in range(FINER)), 0, axis)
-    return total / np.float32(FINER**3)
+        total = np.moveaxis(np.add.reduce([ends[start::FINER] for start in range(FINER)]), 0, axis)
+    mean: NDArray[np.float32] = total / np.float32(FINER**3)
+    return mean
 
 
 def _acquired(
     hu: NDArray[np.float32], *, spacing_mm: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.int16]:
-    """Add what a scanner adds: blur in the plane, uneven tissue, noise; rounded and limited like stored CT."""
+    """Add what a scanner adds: blur in the plane, uneven tissue, noise; limited to what CT stores."""
     _, y_mm, x_mm = spacing_mm
     blurred = ndimage.gaussian_filter(hu, (0.0, BLUR_MM / y_mm, BLUR_MM / x_mm), mode="nearest")
     axes = tuple(np.arange(n) * mm for n, mm in zip(hu.shape, spacing_mm, strict=True))
     texture = TEXTURE_HU * smooth_field(axes, rng=rng, wavelength_mm=60.0)
     noise = rng.normal(0.0, NOISE_HU * rng.uniform(0.9, 1.15), size=hu.shape)
-    return np.clip(np.rint(blurred + texture + noise), -1024, 3071).astype(np.int16)
+    stored: NDArray[np.int16] = np.clip(np.rint(blurred + texture + noise), -1024, 3071).astype(np.int16)
+    return stored
 
 
 def _write(image: sitk.Image, path: Path) -> None:

@@ -10,12 +10,15 @@ from autoseg.core.records import Record
 
 
 class Recipe(Record):
-    """Training settings; the defaults are nnU-Net's. An epoch has `iterations` steps and `val_iterations` checks."""
+    """Training settings; the defaults are nnU-Net's.
+
+    An epoch is `iterations` steps, followed by `val_iterations` batches of validation (default: a fifth as many).
+    """
 
     name: str = "default"
     epochs: int = Field(default=1000, ge=1)
     iterations: int = Field(default=250, ge=1)
-    val_iterations: int = Field(default=50, ge=1)
+    val_iterations: int | None = Field(default=None, ge=1)
     optimizer: str = "sgd"
     learning_rate: float = Field(default=1e-2, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
@@ -33,10 +36,15 @@ class Recipe(Record):
     deterministic: bool = False
     save_every_minutes: float = Field(default=5.0, gt=0)
 
+    @property
+    def validation_batches(self) -> int:
+        """Batches of validation after each epoch."""
+        return self.val_iterations or max(1, self.iterations // 5)
+
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
     "quick": Recipe(
-        name="quick", epochs=10, iterations=50, val_iterations=5, momentum=0.95, warmup_steps=20, weight_average=0.95
+        name="quick", epochs=10, iterations=50, momentum=0.95, warmup_steps=20, weight_average=0.95
     ),
 }

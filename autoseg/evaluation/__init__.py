@@ -36,21 +36,27 @@ def evaluate(
         predictions: label file per case id. Cases without truth cannot be scored; a warning names them.
         truths: label file per case id.
         labels: what the values in the files mean.
-        tolerance_mm: distance up to which two surfaces count as the same in the normalised surface Dice (NSD).
+        tolerance_mm: distance up to which surfaces count as the same in the normalised surface Dice (NSD).
         workers: processes; 0 works in this one.
 
     Returns:
-        (scores, problems). `scores.missing` lists every case with a truth that has no scores, because its prediction is
-        absent or could not be compared; `problems` says for each of them what was found.
+        (scores, problems). `scores.missing` lists every case with a truth that has no scores, because its
+        prediction is absent or could not be compared; `problems` says for each of them what was found.
     """
     problems = [
         Problem(case=case, found="has no prediction", next="predict this case, or leave its truth out")
         for case in sorted(set(truths) - set(predictions))
     ]
     if strangers := sorted(set(predictions) - set(truths)):
-        log.warning("%d predictions have no truth and are not scored: %s", len(strangers), ", ".join(strangers))
+        log.warning("%d predictions without truth are not scored: %s", len(strangers), ", ".join(strangers))
     jobs = [
-        Pair(case=case, prediction=predictions[case], truth=truths[case], labels=labels, tolerance_mm=tolerance_mm)
+        Pair(
+            case=case,
+            prediction=predictions[case],
+            truth=truths[case],
+            labels=labels,
+            tolerance_mm=tolerance_mm,
+        )
         for case in sorted(set(truths) & set(predictions))
     ]
     scored: dict[str, dict[str, LabelScores]] = {}
@@ -71,7 +77,7 @@ def evaluate(
 
 
 def pool_scores(folds: Sequence[Scores]) -> Scores:
-    """The scores of several folds as one set: every case counts once, summaries are taken over all of them."""
+    """The scores of several folds as one set: every case counts once, summaries are over all of them."""
     return summarise(
         {case: rows for scores in folds for case, rows in sorted(scores.cases.items())},
         label_names=list(folds[0].summary),
@@ -91,5 +97,6 @@ def _problems(outcome: Outcome[Pair, CaseResult]) -> list[Problem]:
         found, _, todo = str(error).partition("; ")
     else:
         log.debug("%s: %s", pair.case, outcome.traceback)
-        found, todo = f"could not be scored: {type(error).__name__}: {error}", "run with --debug for the traceback"
+        found = f"could not be scored: {type(error).__name__}: {error}"
+        todo = "run with --debug for the traceback"
     return [Problem(case=pair.case, file=str(pair.prediction), found=found, next=todo or "see the log")]

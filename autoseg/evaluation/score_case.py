@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ def score_pair(pair: Pair) -> CaseResult:
     Files in different orientations are compared in the canonical one.
 
     Raises:
-        DataError: a file cannot be read, holds something else than declared labels, or the two lie on different grids.
+        DataError: a file cannot be read or holds undeclared values, or the two lie on different grids.
     """
     truth, geometry = read_volume(pair.truth, case=pair.case)
     predicted, other = read_volume(pair.prediction, case=pair.case)
@@ -53,7 +54,11 @@ def score_pair(pair: Pair) -> CaseResult:
         errors, warnings = geometry.differences(other)
     if errors:
         todo = f"predict on the image that belongs to {pair.truth.name}"
-        raise DataError(_problem(pair, pair.prediction, f"does not lie on the grid of its truth: {'; '.join(errors)}", todo))
+        raise DataError(
+            _problem(
+                pair, pair.prediction, f"does not lie on the grid of its truth: {'; '.join(errors)}", todo
+            )
+        )
     scores = score_volumes(
         _encode(truth, pair=pair, file=pair.truth),
         _encode(predicted, pair=pair, file=pair.prediction),
@@ -74,8 +79,8 @@ def score_volumes(
 ) -> dict[str, LabelScores]:
     """Score two (Z, Y, X) arrays of values inside (see LabelScheme) for every label or region.
 
-    Voxels that the truth ignores belong to no label in either array: they count in no overlap and no volume, and the
-    surface of both masks is cut there alike.
+    Voxels that the truth ignores belong to no label in either array: they count in no overlap and no volume,
+    and the surface of both masks is cut there alike.
     """
     ignored = len(labels.values)
     if labels.ignore_value is not None:
@@ -102,7 +107,9 @@ def score_volumes(
     return scores
 
 
-def confusion_counts(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int) -> NDArray[np.int64]:
+def confusion_counts(
+    truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int
+) -> NDArray[np.int64]:
     """Voxels per pair of values, (n_values, n_values): rows are the truth, columns the prediction.
 
     One pass whatever the number of labels, plane by plane so that no second volume is made.
@@ -114,7 +121,7 @@ def confusion_counts(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, 
     return counts.reshape(n_values, n_values)
 
 
-def _encode(volume: NDArray, *, pair: Pair, file: Path) -> NDArray[np.int16]:
+def _encode(volume: NDArray[Any], *, pair: Pair, file: Path) -> NDArray[np.int16]:
     """File values -> values inside, plane by plane. Raises DataError on fractional and undeclared values."""
     inside = np.empty(volume.shape, dtype=np.int16)
     undeclared: set[int] = set()
@@ -130,7 +137,8 @@ def _encode(volume: NDArray, *, pair: Pair, file: Path) -> NDArray[np.int16]:
             inside[z] = pair.labels.encode(integral)
     if undeclared:
         listed = ", ".join(str(value) for value in sorted(undeclared)[:10])
-        known = ", ".join(str(value) for value in sorted({*pair.labels.values, pair.labels.ignore_value} - {None}))
+        ignored = () if pair.labels.ignore_value is None else (pair.labels.ignore_value,)
+        known = ", ".join(str(value) for value in (*pair.labels.values, *ignored))
         found = f"label {listed} is not in dataset.json (there: {known})"
         raise DataError(_problem(pair, file, found, "fix the mask or add the label"))
     return inside
@@ -143,9 +151,13 @@ def _problem(pair: Pair, file: Path, found: str, todo: str) -> Problem:
 Box = tuple[slice, ...]
 
 
-def _boxes_per_value(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int) -> list[Box | None]:
+def _boxes_per_value(
+    truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int
+) -> list[Box | None]:
     """Per value the box that holds it in both arrays; None for a value that is in neither."""
-    whole = tuple(slice(0, size) for size in truth.shape)  # the background is everywhere, and find_objects skips it
+    whole = tuple(
+        slice(0, size) for size in truth.shape
+    )  # the background is everywhere, and find_objects skips it
     pairs = zip(*(find_objects(array, max_label=n_values - 1) for array in (truth, predicted)), strict=True)
     return [whole, *(_enclosing([*pair]) if any(pair) else None for pair in pairs)]
 
@@ -156,5 +168,6 @@ def _enclosing(boxes: list[Box | None]) -> Box:
     if not present:
         return (slice(0, 0),) * 3
     return tuple(
-        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*present, strict=True)
+        slice(min(side.start for side in sides), max(side.stop for side in sides))
+        for sides in zip(*present, strict=True)
     )

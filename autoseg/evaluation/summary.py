@@ -10,13 +10,17 @@ METRICS = ("dice", "iou", "hd95_mm", "nsd", "volume_truth_ml", "volume_predicted
 
 
 def summarise(
-    cases: dict[str, dict[str, LabelScores]], *, label_names: list[str], tolerance_mm: float, missing: list[str]
+    cases: dict[str, dict[str, LabelScores]],
+    *,
+    label_names: list[str],
+    tolerance_mm: float,
+    missing: list[str],
 ) -> Scores:
     """Scores of a set of cases, for example of all folds of a cross-validation together.
 
     Each metric is summarised over the cases where it is not null. Besides the metrics, `summary[label]` holds
-    `n_undefined_hd95`, whose `cases` counts those with exactly one empty mask. `mean_dice` is the mean of the labels'
-    mean Dice, so that a label in few cases counts as much as one in all.
+    `n_undefined_hd95`, whose `cases` counts those with exactly one empty mask. `mean_dice` is the mean of the
+    labels' mean Dice, so that a label in few cases counts as much as one in all.
     """
     summary = {}
     for name in label_names:
@@ -26,7 +30,9 @@ def summarise(
         summary[name]["n_undefined_hd95"] = _summary([]).with_changes(cases=undefined)
     means = [mean for name in label_names if (mean := summary[name]["dice"].mean) is not None]
     mean_dice = statistics.fmean(means) if means else None
-    return Scores(tolerance_mm=tolerance_mm, cases=cases, summary=summary, mean_dice=mean_dice, missing=missing)
+    return Scores(
+        tolerance_mm=tolerance_mm, cases=cases, summary=summary, mean_dice=mean_dice, missing=missing
+    )
 
 
 def _summary(values: list[float | None]) -> Summary:

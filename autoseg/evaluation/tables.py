@@ -9,11 +9,16 @@ from pathlib import Path
 from autoseg.core.files import write_bytes
 from autoseg.core.scores import LabelScores, Scores, Summary
 
-_COLUMNS = ("label", "n", "Dice mean ± std", "median", "min", "HD95 mm mean ± std", "median", "NSD mean ± std", "median")
+_DICE, _HD95, _NSD = (
+    ("Dice mean ± std", "median", "min"),
+    ("HD95 mm mean ± std", "median"),
+    ("NSD mean ± std", "median"),
+)
+_COLUMNS = ("label", "n", *_DICE, *_HD95, *_NSD)
 
 
 def write_scores(scores: Scores, folder: Path) -> None:
-    """Write `folder`/summary.json (everything) and `folder`/scores.csv (one row per case and label, empty for null)."""
+    """Write summary.json (everything) and scores.csv (a row per case and label, empty for null)."""
     metrics = [*LabelScores.model_fields]
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
@@ -28,7 +33,7 @@ def write_scores(scores: Scores, folder: Path) -> None:
 def score_table(scores: Scores) -> str:
     """Mean ± std and median per label, with the count of cases, as lines of text for a terminal.
 
-    `n` is the number of cases with a Dice; where HD95 has fewer, because one mask was empty, a line below says so.
+    `n` counts the cases with a Dice; where fewer have an HD95, since one mask is empty, a line below says so.
     """
     rows = [[name, *_cells(metrics)] for name, metrics in scores.summary.items()]
     widths = [max(len(row[i]) for row in [_COLUMNS, *rows]) for i in range(len(_COLUMNS))]
@@ -39,7 +44,9 @@ def score_table(scores: Scores) -> str:
     lines.append(f"NSD at {scores.tolerance_mm:g} mm tolerance")
     for name, metrics in scores.summary.items():
         if undefined := metrics["n_undefined_hd95"].cases:
-            lines.append(f"{name}: no HD95 in {_count(undefined, 'case')}, where the truth or the prediction is empty (Dice 0)")
+            lines.append(
+                f"{name}: no HD95 in {_count(undefined, 'case')}, where only one mask is empty (Dice 0)"
+            )
     if scores.missing:
         lines.append(f"NOT SCORED, {_count(len(scores.missing), 'case')}: {', '.join(scores.missing)}")
     return "\n".join(lines)
@@ -72,5 +79,5 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _line(cells: list[str], widths: list[int]) -> str:
-    padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
-    return "  ".join(padded).rstrip()
+    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return "  ".join([cells[0].ljust(widths[0]), *numbers]).rstrip()

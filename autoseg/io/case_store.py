@@ -18,9 +18,9 @@ from autoseg.core.files import whole_file
 from autoseg.core.records import Record
 
 CHUNK_BYTES = 1 << 20
-# A crop of 128 x 128 x 128 from chunks of half a patch and blocks of a quarter takes 7-14 ms on one core. LZ4HC
-# saves 6 % of the space for ten times the writing time; ZSTD 15-30 % for two to four times the reading time.
-# Labels take half the space with the bit shuffle.
+# A crop of 128 x 128 x 128 from chunks of half a patch and blocks of a quarter takes 7-14 ms on one core.
+# LZ4HC saves 6 % of the space for ten times the writing time, ZSTD 15-30 % for two to four times the reading
+# time. Labels take half the space with the bit shuffle.
 COMPRESSION = {"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1}
 
 
@@ -75,7 +75,7 @@ class StoredCase:
         try:
             rows: NDArray[np.int32] = np.load(path, mmap_mode="r", allow_pickle=False)
             return rows
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             _refuse(self.id, path, error)
 
     def _opened(self, name: str) -> Any:
@@ -90,7 +90,7 @@ class StoredCase:
 
 @dataclass(frozen=True)
 class CaseStore:
-    """A folder of cases: CASE.image.b2nd, CASE.label.b2nd, CASE.locations.npy and, written last, CASE.json."""
+    """A folder of cases: CASE.image.b2nd, CASE.label.b2nd, CASE.locations.npy and, then CASE.json."""
 
     folder: Path
 
@@ -167,7 +167,7 @@ FILE_ENDS = ("json", "image.b2nd", "label.b2nd", "locations.npy")
 def chunk_layout(
     shape: Sequence[int], patch_size: Sequence[int], *, itemsize: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Chunks of half a patch per axis (at most 1 MiB), and blocks, the unit of decompression, of a quarter."""
+    """Chunks of half a patch per axis (at most 1 MiB); blocks, the unit of decompression, of a quarter."""
     chunks = [max(1, min(size, -(-patch // 2))) for size, patch in zip(shape, patch_size, strict=True)]
     while np.prod(chunks) * itemsize > CHUNK_BYTES:
         longest = int(np.argmax(chunks))

@@ -102,7 +102,7 @@ class _Findings:
 
 def _check_range(voxels: NDArray[Any], path: Path, findings: _Findings) -> None:
     low, high = voxels.min(), voxels.max()
-    if max(abs(float(low)), abs(float(high))) > np.finfo(np.float32).max:
+    if max(abs(float(low)), abs(float(high))) > float(np.finfo(np.float32).max):
         found = f"holds values from {low:g} to {high:g}, beyond the range of 32-bit floats"
         findings.error(path, found, "rescale the intensities")
     elif low == high:

@@ -61,9 +61,13 @@ def _whole_pair(path: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder / path.name
-        for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
-            with open(written, "rb") as stream:
+        parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)
+        for part in parts:
+            with open(part, "rb") as stream:
                 os.fsync(stream.fileno())
-            os.replace(written, path.parent / written.name)
+        # An old header must not meet the new data.
+        path.unlink(missing_ok=True)
+        for part in parts:
+            os.replace(part, path.parent / part.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

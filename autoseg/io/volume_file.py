@@ -153,6 +153,6 @@ def _readable(path: Path) -> Iterator[None]:
         if "allocate memory" in str(error):
             todo = "check the image size in its header, or free memory"
             _refuse(path, [("does not fit into memory", todo)])
-        kind = READERS[ending(path)].removesuffix("ImageIO")
-        found = f"cannot be read as a {kind} image: it is damaged, truncated or something else"
+        kind = {"NrrdImageIO": "NRRD", "MetaImageIO": "MetaImage"}.get(READERS[ending(path)], "NIfTI")
+        found = f"cannot be read as {kind}: it is damaged, truncated or something else"
         _refuse(path, [(found, REPLACE)])

@@ -17,8 +17,8 @@ def nonzero_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
     """Bool mask (Z, Y, X) of the voxels where any channel of `image` (C, Z, Y, X) is not 0, holes filled.
 
     A hole is background that no path over voxel faces connects to the border of the volume, as
-    `scipy.ndimage.binary_fill_holes` has it. An image of zeros alone gives the whole volume. Source: reference rules,
-    section 4.
+    `scipy.ndimage.binary_fill_holes` has it. An image of zeros alone gives the whole volume. Source: nnU-Net
+    2.8.1.
     """
     mask = np.zeros(image.shape[1:], dtype=bool)
     for channel in image:
@@ -31,8 +31,8 @@ def nonzero_mask(image: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    # Labelling the background takes about a third of the time of scipy's binary_fill_holes, which grows the outside
-    # inwards step by step.
+    # Labelling the background takes about a third of the time of scipy's binary_fill_holes, which grows the
+    # outside inwards step by step.
     components, count = ndimage.label(~mask)
     is_hole = np.ones(count + 1, dtype=bool)
     is_hole[0] = False
@@ -64,7 +64,7 @@ def crop(array: NDArray[Scalar], box: Box) -> NDArray[Scalar]:
 
 
 def paste(cropped: NDArray[Scalar], *, box: Box, shape: Sequence[int], fill: float = 0) -> NDArray[Scalar]:
-    """Undo `crop`: a new array (..., *shape) of the same dtype with `cropped` inside `box` and `fill` outside.
+    """Undo `crop`: a new array (..., *shape) of the same dtype, `cropped` inside `box` and `fill` outside.
 
     `shape` is that of the whole volume, (Z, Y, X).
     """

@@ -23,13 +23,20 @@ class Intensities(Protocol):
     """Statistics of one channel over the foreground of the whole data set."""
 
     @property
-    def mean(self) -> float: ...
+    def mean(self) -> float:
+        """Mean."""
+
     @property
-    def std(self) -> float: ...
+    def std(self) -> float:
+        """Population standard deviation."""
+
     @property
-    def percentile_00_5(self) -> float: ...
+    def percentile_00_5(self) -> float:
+        """Half a percent of the voxels are darker."""
+
     @property
-    def percentile_99_5(self) -> float: ...
+    def percentile_99_5(self) -> float:
+        """Half a percent of the voxels are brighter."""
 
 
 def _mean_and_std(values: Float32) -> tuple[float, float]:
@@ -84,7 +91,7 @@ def _none(channel: Float32, intensities: Intensities | None, mask: NDArray[np.bo
     return
 
 
-# Each changes one float32 channel (Z, Y, X) in place, given the data set's statistics and the mask to stay inside.
+# Each changes one float32 channel (Z, Y, X) in place, given the data set's statistics and the mask, if any.
 SCHEMES: dict[str, Callable[[Float32, Intensities | None, NDArray[np.bool_] | None], None]] = {
     "ct": _ct,
     "zscore": _zscore,
@@ -104,18 +111,18 @@ def normalise(
 ) -> Float32:
     """Normalise each channel of `image` (C, Z, Y, X) by its scheme into a new float32 array of that shape.
 
-    schemes, use_mask and intensities have one entry per channel; mask is bool (Z, Y, X). Formulas (reference rules,
-    section 4):
+    schemes, use_mask and intensities have one entry per channel; mask is bool (Z, Y, X). The formulas are
+    those of nnU-Net 2.8.1:
 
     ct           clip to the data set's 0.5 and 99.5 percentiles, subtract its mean, divide by its std
-    zscore       subtract this image's mean, divide by its std; with use_mask both are taken inside `mask`, and what
-                 lies outside becomes 0
+    zscore       subtract this image's mean, divide by its std; with use_mask both are taken inside `mask`,
+                 and what lies outside becomes 0
     rescale_0_1  subtract the minimum, divide by the maximum of what results
     rgb_0_1      divide by 255
     none         as it is
 
-    Divisors are at least 1e-8, so a constant channel becomes 0. Raises AutosegError for an unknown scheme and DataError
-    where an rgb_0_1 channel leaves 0 to 255.
+    Divisors are at least 1e-8, so a constant channel becomes 0. Raises AutosegError for an unknown scheme and
+    DataError where an rgb_0_1 channel leaves 0 to 255.
     """
     result = np.array(image, dtype=np.float32, order="C")
     for channel, scheme, masked, statistics in zip(result, schemes, use_mask, intensities, strict=True):

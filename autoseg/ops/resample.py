@@ -14,18 +14,18 @@ from scipy import ndimage
 
 # Above this ratio of largest to smallest spacing the coarse axis is resampled on its own.
 ANISOTROPY_THRESHOLD = 3.0
-# Far from its voxel a spline weight decays into denormals, which slow a matrix product tenfold and add nothing.
+# Far from its voxel a spline weight decays into denormals, which slow a product tenfold and add nothing.
 SMALLEST_WEIGHT = 1e-10
-# Rows of a matrix multiplied at once: few enough to skip most of the zeros around the band, enough to be efficient.
+# Rows of a matrix multiplied at once: few, to skip the zeros around the band, but enough to be efficient.
 BAND_ROWS = 64
 
 
 def separate_axis(current_spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]) -> int | None:
     """The axis to resample on its own (nearest neighbour by default), or None when all axes go together.
 
-    Both spacings are (z, y, x) in millimetres. The current spacing decides where its largest value is more than 3 times
-    its smallest, otherwise the new one where that holds; the answer is the axis of the largest value, None where two
-    or three axes share it (nnU-Net 2.8.1, reference rules section 4).
+    Both spacings are (z, y, x) in millimetres. The current spacing decides where its largest value is more
+    than 3 times its smallest, otherwise the new one where that holds; the answer is the axis of the largest
+    value, None where two or three axes share it. Source: nnU-Net 2.8.1.
     """
     for spacing_mm in (current_spacing_mm, new_spacing_mm):
         coarsest = max(spacing_mm)
@@ -39,9 +39,9 @@ def separate_axis(current_spacing_mm: Sequence[float], new_spacing_mm: Sequence[
 def resize_matrix(n_in: int, n_out: int, *, order: int) -> NDArray[np.float64]:
     """The linear operator that resizes `n_in` samples to `n_out`, read-only float64 of shape (n_out, n_in).
 
-    It is spline interpolation of the given order (0 to 5) with edge mode and no anti-aliasing at the coordinates
-    (i + 0.5) * n_in / n_out - 0.5, as `skimage.transform.resize` has it before clipping: column j is what
-    `scipy.ndimage.zoom` makes of the j-th unit vector. Entries below 1e-10 in magnitude are zero.
+    It is spline interpolation of the given order (0 to 5) with edge mode and no anti-aliasing at the
+    coordinates (i + 0.5) * n_in / n_out - 0.5, as `skimage.transform.resize` has it before clipping: column j
+    is what `scipy.ndimage.zoom` makes of the j-th unit vector. Entries below 1e-10 in magnitude are zero.
     """
     matrix = np.empty((n_out, n_in))
     unit = np.zeros(n_in)
@@ -66,10 +66,10 @@ def _full_float32_products() -> Iterator[None]:
 
 
 def resize_axis(volume: torch.Tensor, matrix: NDArray[np.float64], *, axis: int) -> torch.Tensor:
-    """Multiply one axis of a tensor of any rank by `matrix` (n_out, n_in); a new contiguous tensor on its device.
+    """Multiply one axis (>= 0) of a tensor of any rank by `matrix` (n_out, n_in), into a new tensor.
 
-    The products run in the tensor's dtype, float32 without TF32. The matrix may be some rows of a resize matrix: then
-    only that part of the result is made.
+    The products run on the tensor's device in its dtype, float32 without TF32. The matrix may be some rows of
+    a resize matrix, none of them all zero: then only that part of the result is made.
     """
     shape = list(volume.shape)
     lead, n_in, trail = int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :]))
@@ -123,7 +123,7 @@ def _resize_clipped(
 def _resize_separately(
     volume: torch.Tensor, new_shape: Sequence[int], *, separate_axis: int, order: int, order_separate: int
 ) -> torch.Tensor:
-    """Resize every 2-D slice across `separate_axis` on its own, then along that axis with `order_separate`."""
+    """Resize each 2-D slice across `separate_axis` on its own, then along that axis with `order_separate`."""
     in_plane = tuple(axis for axis in range(3) if axis != separate_axis)
     n_in, n_out = volume.shape[separate_axis], new_shape[separate_axis]
     if n_in == n_out:
@@ -151,14 +151,15 @@ def resample_image(
     order_separate: int = 0,
     device: str | torch.device = "cpu",
 ) -> NDArray[np.float32]:
-    """Resize the float32 image (C, Z, Y, X) to (C, *new_shape); the result is float32 and shares no memory with it.
+    """Resize the float32 image (C, Z, Y, X) to a new float32 array (C, *new_shape).
 
-    Without `separate_axis`, each channel equals `skimage.transform.resize(order=order, mode="edge", clip=True,
-    anti_aliasing=False)` up to float32 rounding. With it (0, 1 or 2, see `separate_axis`), each 2-D slice across that
-    axis is resized so, clipped to its own range, and then the axis is resampled with `order_separate` at the
-    coordinates (i + 0.5) * n_in / n_out - 0.5 (0: nearest). An axis that keeps its length is left alone. Orders are 0
-    to 5; every value must be finite. The work is done on `device`, a channel at a time; memory beyond input and output
-    is about one channel of the output. Source: reference rules, section 4.
+    Without `separate_axis`, each channel equals `skimage.transform.resize(order=order, mode="edge",
+    anti_aliasing=False, clip=True)` up to float32 rounding. With it (0, 1 or 2, see the function of that
+    name), each 2-D slice across that axis is resized so, clipped to its own range, and then the axis is
+    resampled with `order_separate` at the coordinates (i + 0.5) * n_in / n_out - 0.5 (0: nearest). An axis
+    that keeps its length is left alone. Orders are 0 to 5; every value must be finite. The work is done on
+    `device`, channel by channel; memory beyond input and output is about one channel of the output. Source:
+    nnU-Net 2.8.1.
     """
     if tuple(image.shape[1:]) == tuple(new_shape):
         return np.array(image, dtype=np.float32)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Integer = TypeVar("Integer", bound=np.integer[Any])
 
-# Voxels in flight: a chunk holds a label, its copies and a few flags per voxel, a vote 8 labels and 8 weights.
+# Voxels in flight: a chunk holds labels, flags and indices of voxels; a vote 8 labels and 8 weights each.
 CHUNK_VOXELS = 2**20
 VOTE_VOXELS = 2**16
 
@@ -54,17 +54,17 @@ def resample_labels(
 ) -> NDArray[Integer]:
     """Resize the integer label map (Z, Y, X), which may hold -1, to `new_shape`; same dtype, new memory.
 
-    Voxel for voxel this is: start from 0; for each label in ascending order resize its one-hot float64 map with
-    `skimage.transform.resize(order=1, mode="edge", anti_aliasing=False)` and write the label where the result is at
-    least 0.5. With `separate_axis` (0, 1 or 2) this holds within each 2-D slice across that axis, and the nearest
-    slice is taken along it. Source: reference rules, section 4.
+    Voxel for voxel this is: start from 0; for each label in ascending order resize its one-hot float64 map
+    with `skimage.transform.resize(order=1, mode="edge", anti_aliasing=False)` and write the label where the
+    result is at least 0.5. With `separate_axis` (0, 1 or 2) this holds within each 2-D slice across that
+    axis, and the nearest slice is taken along it. Source: nnU-Net 2.8.1.
 
-    Linear interpolation reads 8 corners: where all hold one label the answer is that label; only the other voxels are
-    put to a vote. Temporary memory is about 64 MB.
+    Linear interpolation reads 8 corners: where all hold one label the answer is that label; only the other
+    voxels are put to a vote. Temporary memory is about 64 MB.
     """
-    assert labels.ndim == 3 and np.issubdtype(labels.dtype, np.integer), (labels.shape, labels.dtype)
+    assert np.issubdtype(labels.dtype, np.integer), labels.dtype
     if labels.shape == tuple(new_shape):
-        return labels.copy()
+        return np.array(labels)
     labels = np.ascontiguousarray(labels)
     taps = [
         _taps(n_in, n_out, nearest=axis == separate_axis)

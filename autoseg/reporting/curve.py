@@ -16,12 +16,15 @@ Row = dict[str, Any]
 _MANY_CLASSES = 10
 
 
-def curve_picture(log_rows: Sequence[Row], path: Path, *, label_names: Sequence[str] = (), title: str = "") -> None:
+def curve_picture(
+    log_rows: Sequence[Row], path: Path, *, label_names: Sequence[str] = (), title: str = ""
+) -> None:
     """Write a PNG with losses, pseudo-Dice, learning rate and time per epoch.
 
     Args:
-        log_rows: one row per epoch with the keys epoch, train_loss, val_loss, pseudo_dice (a value or None per class),
-            pseudo_dice_mean, learning_rate, seconds, data_wait_share. A value that is None or absent leaves a gap.
+        log_rows: one row per epoch with the keys epoch, train_loss, val_loss, pseudo_dice (a value or None
+            per class), pseudo_dice_mean, learning_rate, seconds, data_wait_share. A value that is None or
+            absent leaves a gap.
         path: the PNG file.
         label_names: names of the classes of pseudo_dice; numbers stand for them where they are not given.
         title: line above the picture.
@@ -59,8 +62,8 @@ def _line(axes: Axes, rows: Sequence[Row], values: list[float | None], **style: 
 
 
 def _losses(axes: Axes, rows: Sequence[Row]) -> None:
-    _line(axes, rows, [row.get("train_loss") for row in rows], color="#0072B2", label="training", linewidth=1.4)
-    _line(axes, rows, [row.get("val_loss") for row in rows], color="#D55E00", label="validation", linewidth=1.4)
+    for key, name, colour in (("train_loss", "training", "#0072B2"), ("val_loss", "validation", "#D55E00")):
+        _line(axes, rows, [row.get(key) for row in rows], color=colour, label=name, linewidth=1.4)
     axes.set_title("loss", fontsize=10)
     axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
 

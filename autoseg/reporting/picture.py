@@ -11,8 +11,10 @@ from autoseg.core.files import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by nearly everybody; the bright ones first, since they lie on dark images.
-_COLOURS = ("#E69F00", "#56B4E9", "#00B583", "#F0E442", "#D55E00", "#CC79A7", "#2F8FE0", "#B9E34A", "#A98BFF", "#FF6F91")
+# After Okabe and Ito, told apart by nearly everybody; brightened where they would be lost on a dark image.
+_BRIGHT = ("#E69F00", "#56B4E9", "#00B583", "#F0E442", "#D55E00")
+_FURTHER = ("#CC79A7", "#2F8FE0", "#B9E34A", "#A98BFF", "#FF6F91")
+_COLOURS = _BRIGHT + _FURTHER
 
 
 def label_colours(names: list[str]) -> dict[str, str]:
@@ -25,7 +27,8 @@ def png_bytes(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream)
+    FigureCanvasAgg(figure)  # becomes the figure's canvas
+    figure.savefig(stream, format="png")
     return stream.getvalue()
 
 

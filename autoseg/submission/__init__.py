@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 from autoseg.core.dataset import FILE_ENDINGS, unsafe_id
@@ -19,9 +20,9 @@ _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of the ZIP format: the same predictions gi
 def pack(predictions_folder: Path, *, path: Path, cases: list[str], ending: str) -> None:
     """Write a ZIP archive with CASE + `ending` of every expected case at its top level, whole or not at all.
 
-    Other images in the folder are refused, since a forgotten file of another run would be among the scored ones; files
-    that are no images (prediction.json, probabilities) and hidden files stay behind. The archive is opened again and
-    compared before it gets its name.
+    Other images in the folder are refused: they may be a sign that it holds another run, or that the list of
+    cases is wrong. Files that are no images (prediction.json, probabilities) and hidden ones stay behind. The
+    archive is opened again and compared before it gets its name.
 
     Args:
         predictions_folder: where the predictions lie.
@@ -35,7 +36,11 @@ def pack(predictions_folder: Path, *, path: Path, cases: list[str], ending: str)
     problems = _check_names(predictions_folder, cases=cases, ending=ending)
     files = {f"{case}{ending}": predictions_folder / f"{case}{ending}" for case in sorted(cases)}
     if not problems:
-        problems = [problem for name, file in files.items() for problem in _unreadable(file, case=name[: -len(ending)])]
+        problems = [
+            problem
+            for name, file in files.items()
+            for problem in _unreadable(file, case=name[: -len(ending)])
+        ]
     if problems:
         raise DataError(problems)
     with whole_file(path) as temporary:
@@ -47,28 +52,48 @@ def pack(predictions_folder: Path, *, path: Path, cases: list[str], ending: str)
 
 def _check_names(folder: Path, *, cases: list[str], ending: str) -> list[Problem]:
     if ending not in FILE_ENDINGS or ending in _DETACHED:
-        found, todo = f"predictions ending in '{ending}' do not fit in one file each", "write them as .nii.gz, .nrrd or .mha"
+        found, todo = (
+            f"predictions ending in '{ending}' do not fit in one file each",
+            "write them as .nii.gz, .nrrd or .mha",
+        )
         return [Problem(case="", file=str(folder), found=found, next=todo)]
     if not folder.is_dir():
         return [Problem(case="", file=str(folder), found="this folder does not exist", next="predict first")]
     if not cases:
-        return [Problem(case="", file=str(folder), found="no case is expected", next="name the cases of the challenge")]
+        return [
+            Problem(case="", file=str(folder), found="no case is expected", next="name the expected cases")
+        ]
+    return [
+        *_case_problems(folder, cases=cases, ending=ending),
+        *_strangers(folder, cases=cases, ending=ending),
+    ]
+
+
+def _case_problems(folder: Path, *, cases: list[str], ending: str) -> list[Problem]:
     problems = []
-    for case in sorted(set(cases)):
+    for case, count in sorted(Counter(cases).items()):
         if unsafe := unsafe_id(case):
             problems.append(Problem(case=repr(case), found=unsafe, next="rename the case"))
         elif not (folder / f"{case}{ending}").is_file():
-            file = str(folder / f"{case}{ending}")
-            problems.append(Problem(case=case, file=file, found="has no prediction", next="predict this case"))
-        if cases.count(case) > 1:
-            found = f"is expected {cases.count(case)} times"
-            problems.append(Problem(case=case, found=found, next="list each case once"))
-    expected = {f"{case}{ending}" for case in cases}
-    for file in sorted(folder.iterdir()):
-        if file.name.endswith(FILE_ENDINGS) and not file.name.startswith(".") and file.name not in expected:
-            todo = "remove it, or add its case to the expected ones"
-            problems.append(Problem(case="", file=str(file), found="belongs to no expected case", next=todo))
+            file = f"{folder / case}{ending}"
+            problems.append(
+                Problem(case=case, file=file, found="has no prediction", next="predict this case")
+            )
+        if count > 1:
+            problems.append(
+                Problem(case=case, found=f"is expected {count} times", next="list each case once")
+            )
     return problems
+
+
+def _strangers(folder: Path, *, cases: list[str], ending: str) -> list[Problem]:
+    expected = {f"{case}{ending}" for case in cases}
+    visible = (file for file in sorted(folder.iterdir()) if not file.name.startswith("."))
+    strangers = [file for file in visible if file.name.endswith(FILE_ENDINGS) and file.name not in expected]
+    todo = "remove it, or add its case to the expected ones"
+    return [
+        Problem(case="", file=str(file), found="belongs to no expected case", next=todo) for file in strangers
+    ]
 
 
 def _unreadable(file: Path, *, case: str) -> tuple[Problem, ...]:
@@ -91,10 +116,14 @@ def _add(archive: zipfile.ZipFile, name: str, file: Path) -> None:
 
 def _verify(written: Path, files: dict[str, Path], *, path: Path) -> None:
     """Read the archive back: every checksum, the names, and the sizes of the files they come from."""
-    with zipfile.ZipFile(written) as archive:
-        damaged = archive.testzip()
-        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    if damaged is not None or sizes != {name: file.stat().st_size for name, file in files.items()}:
+    sizes = {name: file.stat().st_size for name, file in files.items()}
+    try:
+        with zipfile.ZipFile(written) as archive:
+            damaged = archive.testzip()
+            same = sizes == {entry.filename: entry.file_size for entry in archive.infolist()}
+    except zipfile.BadZipFile as error:
+        damaged, same = str(error), False
+    if damaged is not None or not same:
         found = f"reading the archive back gave something else ({damaged or 'names or sizes'})"
         todo = "check the disk, and that nothing writes to the predictions meanwhile"
         raise DataError(Problem(case="", file=str(path), found=found, next=todo))

@@ -79,7 +79,7 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
     recipe.write(folder / "recipe.json")
     log = _Log(folder / "log.jsonl", keep=run.at.epoch)
     workers = max(1, min(12, available_cpus() - 1)) if job.loaders is None else job.loaders
-    val_step = run.at.epoch * recipe.val_iterations
+    val_step = run.at.epoch * recipe.validation_batches
     with (
         _stop_signals() as stopped,
         batches(crops, first_step=run.step_number, workers=workers) as train,
@@ -144,7 +144,7 @@ def _timed_step(run: Run, train: Iterator[dict[str, Any]]) -> None:
 def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob) -> dict[str, Any]:
     """Validate, keep the best weights, and move the counters to the next epoch; returns the log row."""
     started, at, recipe = time.monotonic(), run.at, run.recipe
-    val_loss, dice = run.validate(val, recipe.val_iterations)
+    val_loss, dice = run.validate(val, recipe.validation_batches)
     batch_size = job.plan.configuration(job.configuration).batch_size
     present = [value for value in dice if value is not None]
     mean = float(np.mean(present)) if present else 0.0

@@ -30,7 +30,9 @@ def write(folder: Path, case: str, image) -> Path:
 @pytest.fixture
 def volumes():
     rng = np.random.default_rng(0)
-    return rng.choice([0, 1, 7], (5, 6, 8)).astype(np.uint8), rng.choice([0, 1, 7], (5, 6, 8)).astype(np.uint8)
+    return rng.choice([0, 1, 7], (5, 6, 8)).astype(np.uint8), rng.choice([0, 1, 7], (5, 6, 8)).astype(
+        np.uint8
+    )
 
 
 @pytest.fixture
@@ -44,13 +46,16 @@ def pair(tmp_path, volumes):
 def test_scores_of_files_with_spread_file_values_equal_direct_counting(pair, volumes):
     scores, problems = evaluate(*pair, labels=LABELS, workers=0)
     truth, predicted = volumes
-    assert problems == [] and scores.missing == []
+    assert problems == []
+    assert scores.missing == []
     dice = {}
     for name, value in (("liver", 1), ("tumour", 7)):
         both = ((truth == value) & (predicted == value)).sum()
         dice[name] = 2 * both / ((truth == value).sum() + (predicted == value).sum())
         assert scores.cases["a"][name].dice == pytest.approx(dice[name])
-        assert scores.cases["a"][name].volume_truth_ml == pytest.approx((truth == value).sum() * 0.5 * 0.7 * 3 / 1000)
+        assert scores.cases["a"][name].volume_truth_ml == pytest.approx(
+            (truth == value).sum() * 0.5 * 0.7 * 3 / 1000
+        )
     assert scores.mean_dice == pytest.approx(np.mean([*dice.values()]))
 
 
@@ -62,8 +67,10 @@ def test_missing_prediction_is_a_problem_and_the_others_are_scored(pair):
     predictions, truths = pair
     del predictions["a"]
     scores, problems = evaluate(predictions, truths, labels=LABELS, workers=0)
-    assert [problem.case for problem in problems] == ["a"] and "no prediction" in problems[0].found
-    assert scores.missing == ["a"] and [*scores.cases] == ["b"]
+    assert [problem.case for problem in problems] == ["a"]
+    assert "no prediction" in problems[0].found
+    assert scores.missing == ["a"]
+    assert [*scores.cases] == ["b"]
     assert scores.summary["liver"]["dice"].cases == 1
 
 
@@ -72,7 +79,9 @@ def test_prediction_without_truth_is_named_in_a_warning(pair, caplog):
     del truths["b"]
     with caplog.at_level(logging.WARNING):
         scores, problems = evaluate(predictions, truths, labels=LABELS, workers=0)
-    assert [*scores.cases] == ["a"] and not problems and "b" in caplog.text
+    assert [*scores.cases] == ["a"]
+    assert not problems
+    assert "b" in caplog.text
 
 
 @pytest.mark.parametrize("order", ["RPI", "LPS", "ASL", "SRP"])
@@ -100,21 +109,27 @@ BAD = {
 
 
 @pytest.mark.parametrize("defect", BAD)
-def test_bad_prediction_is_reported_with_its_reason_and_does_not_lose_the_other_case(pair, volumes, tmp_path, defect):
+def test_bad_prediction_is_reported_with_its_reason_and_does_not_lose_the_other_case(
+    pair, volumes, tmp_path, defect
+):
     damage, reason = BAD[defect]
     predictions, truths = pair
     predictions["a"] = write(tmp_path / "bad", "a", damage(volumes[1]))
     scores, problems = evaluate(predictions, truths, labels=LABELS, workers=0)
-    assert [*scores.cases] == ["b"] and scores.missing == ["a"]
+    assert [*scores.cases] == ["b"]
+    assert scores.missing == ["a"]
     assert [problem.case for problem in problems] == ["a"]
-    assert reason in problems[0].found and problems[0].file == str(predictions["a"]) and problems[0].next
+    assert reason in problems[0].found
+    assert problems[0].file == str(predictions["a"])
+    assert problems[0].next
 
 
 def test_unreadable_prediction_is_reported(pair):
     predictions, truths = pair
     predictions["a"].write_bytes(b"no image")
     scores, problems = evaluate(predictions, truths, labels=LABELS, workers=0)
-    assert [*scores.cases] == ["b"] and problems[0].case == "a"
+    assert [*scores.cases] == ["b"]
+    assert problems[0].case == "a"
 
 
 def test_origin_within_half_a_voxel_is_scored_with_a_warning(pair, volumes, tmp_path, caplog):
@@ -123,7 +138,9 @@ def test_origin_within_half_a_voxel_is_scored_with_a_warning(pair, volumes, tmp_
     predictions["a"] = write(tmp_path / "near", "a", image_of(volumes[1], origin_mm=(5.0, -9.0, 41.0)))
     with caplog.at_level(logging.WARNING):
         scores, problems = evaluate(predictions, truths, labels=LABELS, workers=0)
-    assert scores == expected and problems == [] and "a: origin" in caplog.text
+    assert scores == expected
+    assert problems == []
+    assert "a: origin" in caplog.text
 
 
 def test_float_files_with_whole_numbers_are_accepted(pair, volumes, tmp_path):
@@ -140,8 +157,11 @@ def test_ignored_part_of_the_truth_does_not_count(pair, volumes, tmp_path):
     truth[:2] = 9
     truths["a"] = write(tmp_path / "partly", "a", truth)
     scores, _ = evaluate(predictions, truths, labels=labels, workers=0)
-    assert scores.cases["a"]["liver"].dice == 1 and "ignore" not in scores.cases["a"]
-    assert scores.cases["a"]["liver"].volume_predicted_ml == pytest.approx((volumes[1][2:] == 1).sum() * 1.05 / 1000)
+    assert scores.cases["a"]["liver"].dice == 1
+    assert "ignore" not in scores.cases["a"]
+    assert scores.cases["a"]["liver"].volume_predicted_ml == pytest.approx(
+        (volumes[1][2:] == 1).sum() * 1.05 / 1000
+    )
 
 
 def test_real_hippocampus_labels_score_perfectly_against_themselves(real_data):
@@ -149,5 +169,7 @@ def test_real_hippocampus_labels_score_perfectly_against_themselves(real_data):
     files = {path.name[:-7]: path for path in sorted(folder.glob("*.nii.gz"))[:3]}
     labels = LabelScheme(declared={"background": 0, "Anterior": 1, "Posterior": 2})
     scores, problems = evaluate(files, files, labels=labels, workers=0)
-    assert problems == [] and scores.mean_dice == 1
-    assert scores.summary["Anterior"]["hd95_mm"].max == 0 and scores.summary["Anterior"]["volume_truth_ml"].min > 0.5
+    assert problems == []
+    assert scores.mean_dice == 1
+    assert scores.summary["Anterior"]["hd95_mm"].max == 0
+    assert scores.summary["Anterior"]["volume_truth_ml"].min > 0.5

@@ -16,7 +16,9 @@ def geometry(shape, spacing_mm=(3.0, 0.5, 2.0)) -> Geometry:
 
 def score(truth, predicted, labels=TWO, **options):
     truth, predicted = np.asarray(truth, np.int16), np.asarray(predicted, np.int16)
-    return score_volumes(truth, predicted, labels=labels, geometry=geometry(truth.shape), **{"tolerance_mm": 1.0} | options)
+    return score_volumes(
+        truth, predicted, labels=labels, geometry=geometry(truth.shape), **{"tolerance_mm": 1.0} | options
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 6, 5), (4, 7, 3)])
@@ -25,7 +27,10 @@ def test_overlap_and_volume_equal_counting_voxel_sets(shape):
     truth, predicted = rng.integers(0, 3, shape), rng.integers(0, 3, shape)
     found = score(truth, predicted)
     for value, name in ((1, "liver"), (2, "tumour")):
-        a, b = {tuple(i) for i in np.argwhere(truth == value)}, {tuple(i) for i in np.argwhere(predicted == value)}
+        a, b = (
+            {tuple(i) for i in np.argwhere(truth == value)},
+            {tuple(i) for i in np.argwhere(predicted == value)},
+        )
         assert found[name].volume_truth_ml == pytest.approx(len(a) * 0.003)
         assert found[name].volume_predicted_ml == pytest.approx(len(b) * 0.003)
         if a or b:
@@ -35,7 +40,10 @@ def test_overlap_and_volume_equal_counting_voxel_sets(shape):
 
 def test_confusion_counts_of_300_values_equal_pairwise_counting():
     rng = np.random.default_rng(1)
-    truth, predicted = rng.integers(0, 300, (3, 40, 30), dtype=np.int16), rng.integers(0, 300, (3, 40, 30), dtype=np.int16)
+    truth, predicted = (
+        rng.integers(0, 300, (3, 40, 30), dtype=np.int16),
+        rng.integers(0, 300, (3, 40, 30), dtype=np.int16),
+    )
     counts = confusion_counts(truth, predicted, n_values=300)
     assert counts.sum() == truth.size
     for a, b in [(0, 0), (17, 299), (299, 3), *zip(truth.flat[:20], predicted.flat[:20], strict=True)]:
@@ -44,7 +52,8 @@ def test_confusion_counts_of_300_values_equal_pairwise_counting():
 
 def test_label_absent_from_both_scores_null():
     found = score(np.ones((2, 3, 4)), np.ones((2, 3, 4)))
-    assert found["liver"].dice == found["liver"].iou == found["liver"].nsd == 1 and found["liver"].hd95_mm == 0
+    assert found["liver"].dice == found["liver"].iou == found["liver"].nsd == 1
+    assert found["liver"].hd95_mm == 0
     tumour = found["tumour"]
     assert (tumour.dice, tumour.iou, tumour.hd95_mm, tumour.nsd) == (None, None, None, None)
     assert tumour.volume_truth_ml == tumour.volume_predicted_ml == 0
@@ -69,12 +78,16 @@ def test_region_scores_are_those_of_the_union_of_its_values():
     rng = np.random.default_rng(2)
     file_truth, file_predicted = rng.integers(0, 4, (4, 5, 6)), rng.integers(0, 4, (4, 5, 6))
     regions = LabelScheme(
-        declared={"background": 0, "whole": (1, 2, 3), "core": (2, 3), "enhancing": 3}, regions_class_order=(1, 2, 3)
+        declared={"background": 0, "whole": (1, 2, 3), "core": (2, 3), "enhancing": 3},
+        regions_class_order=(1, 2, 3),
     )
     found = score(file_truth, file_predicted, labels=regions)
     for name, values in (("whole", (1, 2, 3)), ("core", (2, 3)), ("enhancing", (3,))):
         alone = LabelScheme(declared={"background": 0, "it": 1})
-        assert found[name] == score(np.isin(file_truth, values), np.isin(file_predicted, values), labels=alone)["it"]
+        assert (
+            found[name]
+            == score(np.isin(file_truth, values), np.isin(file_predicted, values), labels=alone)["it"]
+        )
 
 
 def test_ignored_voxels_count_in_neither_mask():
@@ -92,4 +105,5 @@ def test_inputs_are_left_as_they_were():
     labels = LabelScheme(declared={"background": 0, "liver": 1, "ignore": 2})
     truth, predicted = np.full((2, 2, 2), 2, np.int16), np.ones((2, 2, 2), np.int16)
     score(truth, predicted, labels=labels)
-    assert (predicted == 1).all() and (truth == 2).all()
+    assert (predicted == 1).all()
+    assert (truth == 2).all()

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from autoseg.core.scores import LabelScores, Scores
+from autoseg.evaluation import pool_scores
 from autoseg.evaluation.summary import summarise
 from autoseg.evaluation.tables import score_table, write_scores
 
 
 def row(dice, hd95_mm=1.5) -> LabelScores:
     iou = None if dice is None else dice / (2 - dice)
-    return LabelScores(dice=dice, iou=iou, hd95_mm=hd95_mm, nsd=dice, volume_truth_ml=2.0, volume_predicted_ml=1.0)
+    return LabelScores(
+        dice=dice, iou=iou, hd95_mm=hd95_mm, nsd=dice, volume_truth_ml=2.0, volume_predicted_ml=1.0
+    )
 
 
 @pytest.fixture
@@ -29,7 +32,8 @@ def scores() -> Scores:
 def test_summary_equals_numpy_over_values_that_are_not_null(scores):
     for label, values in (("liver", [0.9, 0.8, 0.4]), ("tumour", [0.0, 0.5])):
         found = scores.summary[label]["dice"]
-        assert found.mean == pytest.approx(np.mean(values)) and found.std == pytest.approx(np.std(values, ddof=1))
+        assert found.mean == pytest.approx(np.mean(values))
+        assert found.std == pytest.approx(np.std(values, ddof=1))
         assert found.median == pytest.approx(np.median(values))
         assert (found.min, found.max, found.cases) == (min(values), max(values), len(values))
 
@@ -46,10 +50,13 @@ def test_undefined_distances_are_counted_and_two_empty_masks_are_not(scores):
 
 def test_no_case_and_one_case_have_no_invented_numbers():
     nothing = summarise({}, label_names=["liver"], tolerance_mm=1.0, missing=[])
-    assert nothing.mean_dice is None and nothing.summary["liver"]["dice"].cases == 0
+    assert nothing.mean_dice is None
+    assert nothing.summary["liver"]["dice"].cases == 0
     single = summarise({"a": {"liver": row(0.9)}}, label_names=["liver"], tolerance_mm=1.0, missing=[])
-    assert single.summary["liver"]["dice"].std is None and single.summary["liver"]["dice"].mean == 0.9
-    assert "0.9000 ± -" in score_table(single) and score_table(nothing)
+    assert single.summary["liver"]["dice"].std is None
+    assert single.summary["liver"]["dice"].mean == 0.9
+    assert "0.9000 ± -" in score_table(single)
+    assert score_table(nothing)
 
 
 def test_summary_json_is_strict_and_reads_back_equal(scores, tmp_path):
@@ -65,14 +72,35 @@ def test_csv_has_a_row_per_case_and_label_and_nothing_for_null(scores, tmp_path)
     assert [(r["case"], r["label"]) for r in rows] == [
         (case, label) for case in ("a", "b", "c, the third") for label in ("liver", "tumour")
     ]
-    assert rows[0]["dice"] == "0.9" and rows[3]["dice"] == "" and rows[1]["hd95_mm"] == ""
+    assert rows[0]["dice"] == "0.9"
+    assert rows[3]["dice"] == ""
+    assert rows[1]["hd95_mm"] == ""
 
 
 def test_table_tells_means_counts_and_everything_that_is_not_in_them(scores):
     text = score_table(scores)
     lines = text.splitlines()
     liver = next(line for line in lines if line.startswith("liver"))
-    assert liver.split()[1] == "3" and "0.7000 ± 0.2646" in liver and "5.00 ± 2.65" in liver
-    assert "mean Dice of 2 labels: 0.4750 (3 cases)" in text and "2 mm tolerance" in text
-    assert "tumour: no HD95 in 1 case" in text and "NOT SCORED, 1 case" in text and text.endswith("d")
+    assert liver.split()[1] == "3"
+    assert "0.7000 ± 0.2646" in liver
+    assert "5.00 ± 2.65" in liver
+    assert "mean Dice of 2 labels: 0.4750 (3 cases)" in text
+    assert "2 mm tolerance" in text
+    assert "tumour: no HD95 in 1 case" in text
+    assert "NOT SCORED, 1 case" in text
+    assert text.endswith("d")
     assert max(len(line) for line in lines) <= 120
+
+
+def test_pooled_folds_equal_one_summary_of_all_cases(scores):
+    first, second = (
+        summarise(
+            {case: scores.cases[case] for case in part},
+            label_names=["liver", "tumour"],
+            tolerance_mm=2.0,
+            missing=lost,
+        )
+        for part, lost in ((("c, the third",), ["d"]), (("a", "b"), []))
+    )
+    pooled = pool_scores([first, second])
+    assert pooled == scores

@@ -21,7 +21,9 @@ def reference_boundary(mask: np.ndarray) -> np.ndarray:
     return np.array(sorted(set(found))).reshape(-1, 3)
 
 
-def reference_distances(truth: np.ndarray, predicted: np.ndarray, spacing_mm: tuple) -> tuple[np.ndarray, np.ndarray]:
+def reference_distances(
+    truth: np.ndarray, predicted: np.ndarray, spacing_mm: tuple
+) -> tuple[np.ndarray, np.ndarray]:
     table = cdist(reference_boundary(truth) * spacing_mm, reference_boundary(predicted) * spacing_mm)
     return table.min(axis=1), table.min(axis=0)
 
@@ -68,7 +70,8 @@ def test_masks_are_left_as_they_were():
     truth, predicted = rng.random((5, 5, 5)) < 0.5, rng.random((5, 5, 5)) < 0.5
     before = truth.copy(), predicted.copy()
     surface_distances(truth, predicted, spacing_mm=(1.0, 1.0, 1.0))
-    assert (truth == before[0]).all() and (predicted == before[1]).all()
+    assert (truth == before[0]).all()
+    assert (predicted == before[1]).all()
 
 
 def test_cube_shifted_along_one_axis_has_the_shift_as_hd95():
@@ -76,7 +79,7 @@ def test_cube_shifted_along_one_axis_has_the_shift_as_hd95():
     truth[4:14, 4:14, 4:14] = True
     predicted[7:17, 4:14, 4:14] = True  # 3 voxels of 2 mm
     distances = surface_distances(truth, predicted, spacing_mm=(2.0, 1.0, 1.0))
-    # The end plane of 100 voxels lies 6 mm from the other cube and the interior of the side walls 0: 100 of 488 are far.
+    # The end plane of 100 of the 488 boundary voxels lies 6 mm from the other cube, the side walls on it.
     assert hd95_mm(distances) == pytest.approx(6.0)
     assert max(distances[0].max(), distances[1].max()) == pytest.approx(6.0)
 
@@ -86,8 +89,8 @@ def test_surface_dice_of_shifted_cubes_is_the_counted_share():
     truth[2:6, 2:6, 2:6] = True
     predicted[2:6, 2:6, 3:7] = True
     distances = surface_distances(truth, predicted, spacing_mm=(1.0, 1.0, 1.0))
-    # 56 boundary voxels each. Not on the other surface: the outer plane (16 voxels), and the middle 4 of the next plane
-    # on the far side, which lie inside the other cube.
+    # 56 boundary voxels each. Not on the other surface: the outer plane (16 voxels), and the middle 4 of the
+    # plane on the far side, which lie inside the other cube.
     assert len(distances[0]) == len(distances[1]) == 56
     assert normalised_surface_dice(distances, tolerance_mm=0.5) == pytest.approx((56 - 16 - 4) / 56)
     assert normalised_surface_dice(distances, tolerance_mm=1.0) == 1.0

@@ -29,7 +29,8 @@ def folder(tmp_path) -> Path:
 def problems_of(folder: Path, path: Path, **changes) -> list[Problem]:
     with pytest.raises(DataError) as caught:
         pack(folder, path=path, **{"cases": CASES, "ending": ".nii.gz"} | changes)
-    assert not path.exists() and not [*path.parent.glob(".*")]
+    assert not path.exists()
+    assert not [*path.parent.glob(".*")]
     return list(caught.value.problems)
 
 
@@ -59,7 +60,11 @@ def test_uncompressed_predictions_are_compressed(tmp_path):
 
 def test_all_missing_cases_and_strangers_are_listed_at_once(folder, tmp_path):
     problems = problems_of(folder, tmp_path / "out.zip", cases=["case_01", "Größe 2", "y", "z"])
-    assert [(p.case, Path(p.file).name) for p in problems] == [("y", "y.nii.gz"), ("z", "z.nii.gz"), ("", "-x.1.nii.gz")]
+    assert [(p.case, Path(p.file).name) for p in problems] == [
+        ("y", "y.nii.gz"),
+        ("z", "z.nii.gz"),
+        ("", "-x.1.nii.gz"),
+    ]
 
 
 def test_image_of_another_format_is_a_stranger(folder, tmp_path):
@@ -100,7 +105,7 @@ def test_earlier_archive_survives_a_failure(folder, tmp_path):
     assert path.read_bytes() == b"earlier"
 
 
-def test_archive_damaged_while_it_is_written_is_not_delivered(folder, tmp_path, monkeypatch):
+def test_archive_that_lacks_a_file_is_not_delivered(folder, tmp_path, monkeypatch):
     add = autoseg.submission._add
 
     def add_less(archive, name, file):
@@ -108,4 +113,21 @@ def test_archive_damaged_while_it_is_written_is_not_delivered(folder, tmp_path, 
             add(archive, name, file)
 
     monkeypatch.setattr(autoseg.submission, "_add", add_less)
+    assert "names or sizes" in problems_of(folder, tmp_path / "out.zip")[0].found
+
+
+@pytest.mark.parametrize("damage", ["one byte of the first file", "the directory at the end"])
+def test_archive_damaged_on_its_way_to_the_disk_is_not_delivered(folder, tmp_path, monkeypatch, damage):
+    verify = autoseg.submission._verify
+
+    def verify_damaged(written, files, *, path):
+        content = bytearray(written.read_bytes())
+        if damage == "the directory at the end":
+            content = content[:-60]
+        else:
+            content[60] ^= 0xFF
+        written.write_bytes(content)
+        verify(written, files, path=path)
+
+    monkeypatch.setattr(autoseg.submission, "_verify", verify_damaged)
     assert "reading the archive back" in problems_of(folder, tmp_path / "out.zip")[0].found
