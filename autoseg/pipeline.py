@@ -24,7 +24,7 @@ from autoseg.core.splits import Split, splits_of
 from autoseg.core.workers import workers_for
 from autoseg.core.workspace import Workspace, fold_folder
 from autoseg.io.case_store import CaseStore
-from autoseg.io.images import read_geometry
+from autoseg.io.images import read_geometry, read_volume
 from autoseg.nets.device import choose_device
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,8 @@ def _train_and_validate(
     dataset: Dataset, job: training.FoldJob, fold: str, results: Path, options: TrainOptions, progress: Progress
 ) -> dict[str, Any]:
     trained_now = training.train_fold(job, progress=lambda done, total, text: progress(f"fold {fold}", done, total, text))
-    reporting.curve_picture(training.read_log(job.folder / "log.jsonl"), job.folder / "progress.png")
+    rows = training.read_log(job.folder / "log.jsonl")
+    reporting.curve_picture(rows, job.folder / "progress.png", label_names=list(dataset.labels.foreground))
     validation = job.folder / "validation"
     weights = job.folder / "weights.safetensors"
     key = content_key(files=[weights])
@@ -222,7 +223,7 @@ def _validate(
         {case.id: validation / f"{case.id}{ending}" for case in cases},
         {case.id: case.label for case in cases if case.label is not None},
         labels=dataset.labels,
-        workers=_workers(dataset, options.workers),
+        workers=_few_workers(len(cases), options.workers),
     )
     evaluation.write_scores(scores, validation)
     if problems + more:
@@ -315,11 +316,34 @@ def evaluate(
         found = f"{others} of its cases were not part of this prediction"
         warnings.append(Problem(case="", file=str(truths), found=found, next="they are not scored"))
     scores, problems = evaluation.evaluate(
-        predicted, truth, labels=declaration.scheme, tolerance_mm=tolerance_mm, workers=workers_for(1.0, wanted=workers)
+        predicted, truth, labels=declaration.scheme, tolerance_mm=tolerance_mm, workers=_few_workers(len(truth), workers)
     )
     evaluation.write_scores(scores, predictions)
     facts = {"cases": len(scores.cases), "mean_dice": scores.mean_dice, "table": evaluation.score_table(scores)}
     return scores, Outcome(facts=facts, problems=problems, warnings=warnings)
+
+
+def show_predictions(images: Path, truths: Path, predictions: Path, target: Path) -> list[Path]:
+    """Draw an overlay of truth and prediction for every predicted case that has both; returns the pictures."""
+    declaration = read_declaration(truths.resolve().parent)
+    truth, predicted = (_label_files(folder, declaration.file_ending) for folder in (truths, predictions))
+    pictures = []
+    for case in sorted(truth.keys() & predicted.keys()):
+        files = (images / f"{case}_0000{declaration.file_ending}", truth[case], predicted[case])
+        volumes = [read_volume(path, case=case) for path in files]
+        image, true, found = (geometry.orientation.apply(voxels) for voxels, geometry in volumes)
+        picture = target / f"{case}.png"
+        reporting.overlay_picture(
+            image,
+            true,
+            found,
+            labels=declaration.scheme,
+            spacing_mm=volumes[0][1].canonical.spacing_mm,
+            path=picture,
+            title=case,
+        )
+        pictures.append(picture)
+    return pictures
 
 
 def _label_files(folder: Path, ending: str) -> dict[str, Path]:
@@ -371,6 +395,11 @@ def _workers(dataset: Dataset, wanted: int | None) -> int:
         return workers_for(2.0, wanted=wanted)
     voxels = shape[0] * shape[1] * shape[2]
     return workers_for(0.7 + voxels * (8 * len(largest.images) + 4) * 4 / 1e9, wanted=wanted)
+
+
+def _few_workers(n_cases: int, wanted: int | None) -> int:
+    """Worker processes for scoring: none for a few cases, which are done before a process has started."""
+    return wanted if wanted is not None else 0 if n_cases < 8 else workers_for(1.0)
 
 
 class _Counter:

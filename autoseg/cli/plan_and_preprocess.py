@@ -63,10 +63,11 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         shutil.rmtree(workspace.fingerprint(folder.name).parent, ignore_errors=True)
     plan, outcome = plan_and_preprocess(folder, workspace, planning_options(args), progress=ProgressDisplay())
     facts = outcome.facts
+    planner = "" if plan.planner == "default" else f" --planner {plan.planner}"
     text = (
         f"{plan_table(plan)}\n"
         f"{facts['cases']} cases measured ({facts['cases_measured_now']} now, the others were there), "
         f"{facts['preprocessed']} preprocessed ({facts['preprocessed_now']} now) for {', '.join(facts['configurations'])}\n"
-        f"{workspace.plan(folder.name, plan.planner)}\nnext: autoseg_train -d {args.dataset}"
+        f"{workspace.plan(folder.name, plan.planner)}\nnext: autoseg_train -d {args.dataset}{planner}"
     )
     return outcome, text

@@ -34,6 +34,11 @@ class ProgressDisplay:
             self.spoken = time.monotonic()
             print(f"{stage} {done}/{total}{self._left(done, total)} {text}".rstrip(), file=sys.stderr, flush=True)
 
+    def announce(self, text: str) -> None:
+        """Say which part of a longer work begins."""
+        self.close()
+        print(text, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """End the bar that is shown."""
         if self.bar is not None:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import blosc2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import whole_file
@@ -33,7 +34,7 @@ class CaseMeta(Record):
 
     key: str
     shape: tuple[int, int, int, int] = (0, 0, 0, 0)
-    offsets: dict[int, tuple[int, int]] = {}
+    offsets: dict[int, tuple[int, int]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,9 @@ class CaseStore:
             meta: the key; shape and offsets are filled in.
             patch_size: (z, y, x) of the crops that will be read, by which the chunks are laid out.
         """
-        assert image.dtype == np.float32 and label.dtype == np.int16 and image.shape[1:] == label.shape
+        assert image.dtype == np.float32
+        assert label.dtype == np.int16
+        assert image.shape[1:] == label.shape
         description = _file(self.folder, case_id, "json")
         # From here until it is written anew there is no such case.
         description.unlink(missing_ok=True)

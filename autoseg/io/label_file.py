@@ -35,11 +35,8 @@ def write_labels(path: Path, labels: NDArray[np.integer], *, like: Path) -> None
     """
     geometry = read_geometry(like)
     voxels = geometry.orientation.undo(labels)
-    assert voxels.shape == geometry.shape and voxels.dtype.kind in "iu", (
-        voxels.shape,
-        geometry.shape,
-        voxels.dtype,
-    )
+    assert voxels.shape == geometry.shape, (voxels.shape, geometry.shape)
+    assert voxels.dtype.kind in "iu", voxels.dtype
     with (_whole_pair if ending(path) in DETACHED else whole_file)(path) as temporary:
         if is_nifti(path) and is_nifti(like):
             write_nifti_like(temporary, voxels, like=like)

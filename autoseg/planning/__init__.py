@@ -21,7 +21,8 @@ from autoseg.planning.normalization import normalization
 from autoseg.planning.patch_size import patch_and_network
 from autoseg.planning.target_spacing import resampled_shape, target_spacing
 
-PLANNERS: dict[str, Budget] = {"default": Budget()}
+# "small" has half the features per stage: about a quarter of the arithmetic, for machines without a graphics card.
+PLANNERS: dict[str, Budget] = {"default": Budget(), "small": Budget(base_features=16)}
 LOWRES_BELOW = 0.25  # of the median image seen by one patch: less lacks context, so a coarser configuration is added
 LOWRES_STEP = 1.03
 LOWRES_WORTHWHILE = 2.0

@@ -12,16 +12,15 @@ from autoseg.nets.cost import feature_map_elements
 from autoseg.planning.budget import Budget
 from autoseg.planning.topology import Topology, topology
 
-BASE_FEATURES = 32
 MAX_FEATURES = {2: 512, 3: 320}
 BLOCKS = 2
 
 
-def network_for(shape: Topology) -> NetworkSpec:
-    """The default planner's network for a topology: features double per stage up to a cap."""
+def network_for(shape: Topology, base_features: int) -> NetworkSpec:
+    """The plain U-Net for a topology: features double per stage up to a cap."""
     stages, dimensions = len(shape.strides), len(shape.patch_size)
     return NetworkSpec(
-        features_per_stage=[min(MAX_FEATURES[dimensions], BASE_FEATURES * 2**stage) for stage in range(stages)],
+        features_per_stage=[min(MAX_FEATURES[dimensions], base_features * 2**stage) for stage in range(stages)],
         strides=[list(stride) for stride in shape.strides],
         kernel_sizes=[list(kernel) for kernel in shape.kernel_sizes],
         blocks_per_stage=[BLOCKS] * stages,
@@ -53,18 +52,18 @@ def patch_and_network(
     # the estimate is for one patch; the reference was measured with two
     limit = allowed * budget.reference_batch(dimensions) / 2
     steps = 0
-    while (elements := _elements(shape, n_label_entries)) > limit:
+    while (elements := _elements(shape, n_label_entries, budget)) > limit:
         shape = _smaller(shape, spacing_mm, median_shape)
         steps += 1
     reason = (
         f"started from {'x'.join(f'{n:g}' for n in start)} (at most the median image), shrunk {steps} times along the axis "
         f"largest against the median image until the feature maps ({elements:.3g}) fit {limit:.3g}"
     )
-    return shape, network_for(shape), elements, reason
+    return shape, network_for(shape, budget.base_features), elements, reason
 
 
-def _elements(shape: Topology, n_label_entries: int) -> int:
-    return feature_map_elements(network_for(shape), shape.patch_size, n_label_entries=n_label_entries)
+def _elements(shape: Topology, n_label_entries: int, budget: Budget) -> int:
+    return feature_map_elements(network_for(shape, budget.base_features), shape.patch_size, n_label_entries=n_label_entries)
 
 
 def _smaller(shape: Topology, spacing_mm: Sequence[float], median_shape: Sequence[float]) -> Topology:

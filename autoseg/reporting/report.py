@@ -113,12 +113,7 @@ def _curve(fold: str, rows: Sequence[Row], labels: LabelScheme) -> str:
     waited = sum((row.get("seconds") or 0) * (row.get("data_wait_share") or 0) for row in rows) / 3600
     share = f", {waited / hours:.0%} of it waiting for data" if hours else ""
     caption = f"Fold {fold}: {len(rows)} epochs, {hours:.2f} hours{share}"
-    names = [*labels.foreground]
-    if (
-        not labels.has_regions
-    ):  # a network's outputs are in the order of the values, whatever dataset.json has
-        names.sort(key=lambda name: labels.foreground[name])
-    return figure(caption, png_bytes(curve_figure(rows, label_names=names)))
+    return figure(caption, png_bytes(curve_figure(rows, label_names=[*labels.foreground])))
 
 
 def _scored(scores: Scores) -> list[str]:

@@ -28,7 +28,7 @@ CODES = {
 def build_nifti(
     voxels: np.ndarray, *, order: str = "<", offset: float = 352, gap: bytes = b"", **fields: object
 ) -> bytes:
-    """A NIfTI-1 file holding `voxels` (Z, Y, X), written with struct alone; `fields` replace header fields."""
+    """A NIfTI-1 file of `voxels` (Z, Y, X), written with struct alone; `fields` replace header fields."""
     code = CODES[voxels.dtype.str[1:]]
     values: dict[str, object] = {
         "sizeof_hdr": 348,
@@ -48,9 +48,10 @@ def build_nifti(
     }
     header = bytearray(352)
     for name, (form, at) in {
-        "sizeof_hdr": ("i", 0), "dim": ("8h", 40), "datatype": ("h", 70), "bitpix": ("h", 72), "pixdim": ("8f", 76),
-        "vox_offset": ("f", 108), "xyzt_units": ("B", 123), "qform_code": ("h", 252), "sform_code": ("h", 254),
-        "quatern": ("3f", 256), "qoffset": ("3f", 268), "srow": ("12f", 280), "magic": ("4s", 344),
+        "sizeof_hdr": ("i", 0), "dim": ("8h", 40), "datatype": ("h", 70), "bitpix": ("h", 72),
+        "pixdim": ("8f", 76), "vox_offset": ("f", 108), "xyzt_units": ("B", 123), "qform_code": ("h", 252),
+        "sform_code": ("h", 254), "quatern": ("3f", 256), "qoffset": ("3f", 268), "srow": ("12f", 280),
+        "magic": ("4s", 344),
     }.items():  # fmt: skip
         value = values[name]
         struct.pack_into(order + form, header, at, *(value if isinstance(value, tuple) else (value,)))
@@ -72,7 +73,7 @@ def nifti(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Callable[..., Path]:
-    """Function that writes an array (Z, Y, X) with SimpleITK: stored(voxels, name, spacing=..., ...) -> path."""
+    """Function that writes an array (Z, Y, X) with SimpleITK: stored(voxels, name, spacing=...) -> path."""
 
     def write(
         voxels: np.ndarray,

@@ -36,9 +36,12 @@ def test_a_stored_case_comes_back_whole(store):
     _write(store)
     case = store.open("case_07")
     assert (case.id, case.meta.key, case.shape) == ("case_07", "abc", (21, 34, 17))
-    assert case.image.shape == IMAGE.shape and case.label.shape == LABEL.shape
-    assert np.array_equal(case.image[...], IMAGE) and case.image.dtype == np.float32
-    assert np.array_equal(case.label[...], LABEL) and case.label.dtype == np.int16
+    assert case.image.shape == IMAGE.shape
+    assert case.label.shape == LABEL.shape
+    assert np.array_equal(case.image[...], IMAGE)
+    assert case.image.dtype == np.float32
+    assert np.array_equal(case.label[...], LABEL)
+    assert case.label.dtype == np.int16
 
 
 def test_crops_equal_slices_of_the_array(store):
@@ -72,8 +75,10 @@ def test_locations_are_memory_maps_per_class(store):
     case = store.open("case_07")
     assert case.location_keys == (0, 1, -1)
     for key, expected in LOCATIONS.items():
-        assert np.array_equal(case.locations(key), expected) and case.locations(key).dtype == np.int32
-    assert isinstance(case.locations(1), np.memmap) and case.locations(1).base is not None
+        assert np.array_equal(case.locations(key), expected)
+        assert case.locations(key).dtype == np.int32
+    assert isinstance(case.locations(1), np.memmap)
+    assert case.locations(1).base is not None
     with pytest.raises(KeyError):
         case.locations(7)
 
@@ -81,7 +86,8 @@ def test_locations_are_memory_maps_per_class(store):
 @pytest.mark.parametrize("locations", [{}, {1: np.empty((0, 3), dtype=np.int32)}])
 def test_a_case_without_foreground_is_stored(store, locations):
     _write(store, locations=locations)
-    assert store.has("case_07", "abc") and store.open("case_07").location_keys == ()
+    assert store.has("case_07", "abc")
+    assert store.open("case_07").location_keys == ()
     for key in locations:
         assert store.open("case_07").locations(key).shape == (0, 3)
 
@@ -107,11 +113,13 @@ def test_chunks_are_small_parts_of_a_patch(patch, shape):
 def test_has_notices_another_key_and_missing_or_damaged_files(store):
     assert not store.has("case_07", "abc")
     _write(store)
-    assert store.has("case_07", "abc") and not store.has("case_07", "abd")
+    assert store.has("case_07", "abc")
+    assert not store.has("case_07", "abd")
     for end in ("image.b2nd", "label.b2nd", "locations.npy", "json"):
         _write(store)
         (store.folder / f"case_07.{end}").unlink()
-        assert not store.has("case_07", "abc") and store.case_ids() == []
+        assert not store.has("case_07", "abc")
+        assert store.case_ids() == []
     _write(store)
     (store.folder / "case_07.json").write_text('{"key": "ab')
     assert not store.has("case_07", "abc")
@@ -120,9 +128,11 @@ def test_has_notices_another_key_and_missing_or_damaged_files(store):
 def test_writing_again_replaces_the_case(store):
     _write(store)
     _write(store, image=IMAGE + 1, locations={2: LOCATIONS[1]}, meta=CaseMeta(key="new"))
-    assert store.has("case_07", "new") and not store.has("case_07", "abc")
+    assert store.has("case_07", "new")
+    assert not store.has("case_07", "abc")
     case = store.open("case_07")
-    assert np.array_equal(case.image[...], IMAGE + 1) and case.location_keys == (2,)
+    assert np.array_equal(case.image[...], IMAGE + 1)
+    assert case.location_keys == (2,)
     assert len(list(store.folder.iterdir())) == 4
 
 
@@ -151,9 +161,12 @@ def test_a_case_whose_writing_fails_is_absent(store, monkeypatch, step):
     with pytest.raises(OSError, match="disk full"):
         _write(store, meta=CaseMeta(key="new"))
     monkeypatch.undo()
-    assert not store.has("case_07", "abc") and not store.has("case_07", "new") and store.case_ids() == []
+    assert not store.has("case_07", "abc")
+    assert not store.has("case_07", "new")
+    assert store.case_ids() == []
     _write(store, meta=CaseMeta(key="new"))
-    assert store.has("case_07", "new") and len(list(store.folder.iterdir())) == 4
+    assert store.has("case_07", "new")
+    assert len(list(store.folder.iterdir())) == 4
 
 
 KILLED = """
@@ -174,7 +187,9 @@ def test_a_killed_process_leaves_no_half_case(store):
     _write(store)
     done = subprocess.run([sys.executable, "-c", KILLED, str(store.folder)], timeout=120, check=False)
     assert done.returncode == -9
-    assert store.case_ids() == [] and not store.has("case_07", "new") and not store.has("case_07", "abc")
+    assert store.case_ids() == []
+    assert not store.has("case_07", "new")
+    assert not store.has("case_07", "abc")
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an array", None])

@@ -108,7 +108,7 @@ def test_a_gzip_file_that_ends_early_is_refused(nifti, cut):
 def test_a_plain_file_that_ends_early_is_refused(nifti, kept):
     path = nifti(FLOATS, name="case_07_0000.nii")
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError, match="truncated|no NIfTI image"):
+    with pytest.raises(DataError, match=r"truncated|no NIfTI image"):
         check_nifti(path)
 
 
@@ -182,7 +182,7 @@ def test_gzip_members_in_a_row_and_bytes_behind_them_are_accepted(nifti):
 
 def test_a_gzip_file_named_nii_is_refused_with_advice(nifti):
     path = nifti(FLOATS)
-    with pytest.raises(DataError, match="rename it to end in .nii.gz"):
+    with pytest.raises(DataError, match=r"rename it to end in \.nii\.gz"):
         check_nifti(path.rename(path.with_name("a.nii")))
 
 

@@ -28,7 +28,8 @@ SIGNED_PERMUTATIONS = [
 def test_voxels_of_every_type_and_format_come_back(stored, ending, compress, dtype):
     voxels = RNG.integers(0, 100, size=(4, 3, 2)).astype(dtype)
     read, geometry = read_volume(stored(voxels, "a" + ending, compress=compress), case="a")
-    assert read.dtype == voxels.dtype and np.array_equal(read, voxels)
+    assert read.dtype == voxels.dtype
+    assert np.array_equal(read, voxels)
     assert geometry.shape == (4, 3, 2)
     np.testing.assert_allclose(geometry.spacing_mm, (2.5, 1.1, 0.7), rtol=1e-6)
 
@@ -65,7 +66,8 @@ def test_trailing_axes_of_size_1_are_dropped_from_voxels_and_geometry(tmp_path, 
     path = tmp_path / ("a" + ending)
     sitk.WriteImage(image, path)
     voxels, geometry = read_volume(path, case="a")
-    assert voxels.shape == geometry.shape == (7, 6, 5) and (voxels == 3).all()
+    assert voxels.shape == geometry.shape == (7, 6, 5)
+    assert (voxels == 3).all()
     assert geometry.spacing_mm == (3, 2, 1)
 
 
@@ -151,7 +153,7 @@ def test_flat_and_many_dimensional_images_are_refused(tmp_path, ending):
 def test_several_numbers_per_voxel_are_refused(tmp_path, ending, kind):
     path = tmp_path / ("a" + ending)
     sitk.WriteImage(sitk.Image([5, 6, 7], kind, 3), path)
-    with pytest.raises(DataError, match="numbers per voxel|5D image"):
+    with pytest.raises(DataError, match=r"numbers per voxel|5D image"):
         read_volume(path, case="a")
 
 

@@ -19,6 +19,7 @@ def blur(planes: Tensor, sigmas_voxels: Sequence[Sequence[float]]) -> Tensor:
     Equals scipy.ndimage.gaussian_filter(mode="mirror", truncate=4), also on axes shorter than the kernel.
 
     Args:
+        planes: (n, *space) float32.
         sigmas_voxels: per plane, one positive sigma per spatial axis.
     """
     for axis in range(1, planes.ndim):
@@ -58,6 +59,7 @@ def coarsen(planes: Tensor, zooms: Sequence[float], *, keep_axis_0: bool = False
     """Simulate a coarser scan: nearest sampling to `zoom` times as many voxels per edge, linear back.
 
     Args:
+        planes: (n, *space) float32.
         zooms: one factor in (0, 1] per plane.
         keep_axis_0: leave the first spatial axis at full resolution (thick slices).
     """

@@ -102,6 +102,7 @@ def sample_labels(labels: Tensor, where: Tensor) -> Tensor:
 
     Args:
         labels: (n, L, *crop) integers.
+        where: (n, *patch, d) voxel indices in array axis order, from `sampling_coordinates`.
 
     Returns:
         (n, L, *patch), same type.
