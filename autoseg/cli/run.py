@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import sys
 import textwrap
@@ -34,6 +35,8 @@ def run(
     )
     for noisy in ("matplotlib", "PIL", "numexpr", "blosc2", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Threads that spin while they wait for others double the cost of every step when a machine is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from autoseg.core.errors import AutosegError, DataError, UsageError
 
     try:

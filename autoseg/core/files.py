@@ -1,11 +1,11 @@
-"""Files are whole or absent: everything is written beside its target under a hidden name, flushed and renamed."""
+"""Files are whole or absent: they are written beside their target under a hidden name, flushed and renamed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from autoseg.core.errors import DataError, Problem
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` when the block ends without an error.
 
-    The temporary name begins with a dot and keeps the ending, because image writers choose the format by it.
+    The temporary name begins with a dot and keeps the ending, by which image writers choose the format.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
@@ -42,31 +42,78 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read strict JSON.
+    """Read strict JSON: no NaN or Infinity, no key twice in an object.
 
     Raises:
         DataError: the file is missing, is no text, or is no JSON (line and column are named).
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_members)
     except OSError as error:
-        problem = Problem(case="", file=str(path), found=f"cannot be read ({error.strerror})", next="check the path")
-        raise DataError(problem) from error
+        raise _unreadable(path, f"cannot be read ({error.strerror})", "check the path") from error
     except UnicodeDecodeError as error:
-        raise DataError(
-            Problem(case="", file=str(path), found="is no UTF-8 text", next="save it as plain JSON text")
-        ) from error
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        raise _unreadable(path, "is no UTF-8 text", "save it as plain JSON text") from error
     except json.JSONDecodeError as error:
         found = f"is no valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        raise DataError(Problem(case="", file=str(path), found=found, next="correct that place")) from error
+        raise _unreadable(path, found, "correct that place") from error
+    except RecursionError as error:
+        raise _unreadable(path, "is nested too deeply", "replace the file") from error
     except ValueError as error:
-        raise DataError(Problem(case="", file=str(path), found=str(error), next="replace it by a number")) from error
+        raise _unreadable(path, str(error), "correct that place") from error
+
+
+def _unreadable(path: Path, found: str, todo: str) -> DataError:
+    return DataError(Problem(case="", file=str(path), found=found, next=todo))
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"holds {name}, which is no JSON number")
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in members:
+            raise ValueError(f"holds the key '{key}' twice in one object")
+        members[key] = value
+    return members
+
+
+def json_line(text: str, place: Sequence[str | int]) -> int | None:
+    """Line (from 1) of the innermost key or list entry on the way to `place` in valid JSON; None without any."""
+    found, at = None, _next_token(text, 0)
+    for part in place:
+        member = _member(text, at, part)
+        if member is None:
+            break
+        found, at = member
+    return None if found is None else text.count("\n", 0, found) + 1
+
+
+def _member(text: str, start: int, part: str | int) -> tuple[int, int] | None:
+    """Where the member `part` of the object or list at `start` begins, and where its value begins."""
+    if text[start] not in "[{":
+        return None
+    decode = json.JSONDecoder().raw_decode
+    at, number = _next_token(text, start + 1), 0
+    while text[at] not in "]}":
+        begin, key = at, number
+        if text[start] == "{":
+            key, at = decode(text, at)
+            at = _next_token(text, at)
+        if key == part:
+            return begin, at
+        at = _next_token(text, decode(text, at)[1])
+        number += 1
+    return None
+
+
+def _next_token(text: str, at: int) -> int:
+    """Position of the next token that is no separator: where JSON is known to be valid these mean nothing."""
+    while text[at] in " \t\r\n,:":
+        at += 1
+    return at
 
 
 def content_key(*parts: Any, files: Iterable[Path] = ()) -> str:

@@ -1,4 +1,4 @@
-"""Records that cross JSON: frozen, checked once where they are read, with errors that name the place and the nearest key."""
+"""Records that cross JSON: frozen, checked where they are read; errors name the place and the nearest key."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoseg.core.errors import DataError, Problem
-from autoseg.core.files import read_json, write_json
+from autoseg.core.files import json_line, read_json, write_json
 
 R = TypeVar("R", bound="Record")
+Place = tuple[str | int, ...]
 
 
 class Record(BaseModel):
-    """Base of all JSON records: frozen, no unknown keys, no NaN; change by `record.with_changes(key=value)`."""
+    """Base of all JSON records: frozen, no unknown keys, no NaN; change by `with_changes(key=value)`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -29,57 +30,95 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls: type[R], path: Path) -> R:
-        """Read and check the record. Raises DataError naming every wrong key."""
-        return parse(cls, read_json(path), source=str(path))
+        """Read and check the record. Raises DataError naming every wrong key and its line."""
+        return parse(cls, read_json(path), source=path)
 
 
-def parse(record: type[R], value: Any, *, source: str) -> R:
+def parse(record: type[R], value: Any, *, source: str | Path) -> R:
     """Check a decoded JSON value against a record class.
 
+    Args:
+        record: the class.
+        value: what the JSON text holds.
+        source: what to call it in errors. A Path is the file that holds the value: lines are named then.
+
     Raises:
-        DataError: one Problem per wrong place; `source` names the file in them.
+        DataError: one Problem per wrong place.
     """
     if not isinstance(value, dict):
         found = f"holds a {type(value).__name__} where an object with keys is expected"
-        raise DataError(Problem(case="", file=source, found=found, next="write {...}"))
+        raise DataError(Problem(case="", file=str(source), found=found, next="write {...}"))
     try:
         return record.model_validate(value)
     except ValidationError as error:
-        problems = [_problem(record, value, item, source) for item in error.errors()]
-        raise DataError(problems) from error
+        text = source.read_text("utf-8-sig") if isinstance(source, Path) else ""
+        raise DataError(_problems(record, value, error.errors(), str(source), text)) from error
 
 
-def _problem(record: type[BaseModel], value: Any, item: Any, source: str) -> Problem:
-    place = ".".join(str(part) for part in item["loc"])
-    known = _keys_at(record, item["loc"][:-1])
+def _problems(
+    record: type[BaseModel], value: dict[str, Any], errors: list[Any], source: str, text: str
+) -> list[Problem]:
+    """One Problem per place: where a value may have several types, each of them has complained."""
+    found: dict[Place, list[str]] = {}
+    todo: dict[Place, str] = {}
+    for item in errors:
+        place, message, advice = _finding(record, value, item)
+        found.setdefault(place, []).append(message)
+        todo.setdefault(place, advice)
+    problems = []
+    for place, messages in found.items():
+        line = json_line(text, place) if text else None
+        subject = f"'{'.'.join(map(str, place))}'" if place else ""
+        sentence = " ".join(part for part in (subject, " or ".join(dict.fromkeys(messages))) if part)
+        sentence += f" (line {line})" if line else ""
+        problems.append(Problem(case="", file=source, found=sentence, next=todo[place]))
+    return problems
+
+
+def _finding(record: type[BaseModel], value: dict[str, Any], item: Any) -> tuple[Place, str, str]:
+    """Place, what is wrong there, and what to do about it."""
+    location = item["loc"]
     if item["type"] == "extra_forbidden":
-        return Problem(
-            case="",
-            file=source,
-            found=f"unknown key '{place}'",
-            next=nearest(str(item["loc"][-1]), known) or "remove it",
-        )
+        known = [key for key in _keys_at(record, location[:-1]) if key not in _at(value, location[:-1])]
+        return location, "is no known key", nearest(str(location[-1]), known) or "remove it"
     if item["type"] == "missing":
-        present = value
-        for part in item["loc"][:-1]:
-            present = present[part] if isinstance(present, (dict, list)) else {}
-        strangers = [key for key in present if key not in known] if isinstance(present, dict) else []
-        close = difflib.get_close_matches(str(item["loc"][-1]), strangers, n=1)
-        hint = f"did you mean it by '{close[0]}'?" if close else "add it"
-        return Problem(case="", file=source, found=f"key '{place}' is missing", next=hint)
+        known = _keys_at(record, location[:-1])
+        strangers = [key for key in _at(value, location[:-1]) if key not in known]
+        close = difflib.get_close_matches(str(location[-1]), strangers, n=1)
+        return location, "is missing", f"did you mean it by '{close[0]}'?" if close else "add it"
+    place: Place = ()
+    for part in location:  # pydantic adds names of types behind the keys
+        if part not in _at(value, place) and part not in _keys_at(record, place):
+            break
+        place = (*place, part)
     message = str(item["msg"]).removeprefix("Value error, ")
-    return Problem(case="", file=source, found=f"'{place}': {message}", next=f"found {item['input']!r:.80}")
+    told = not isinstance(item["input"], (dict, BaseModel))
+    return place, f"is wrong: {message}", f"found {item['input']!r:.80}" if told else "correct it"
 
 
-def _keys_at(record: Any, location: tuple[Any, ...]) -> list[str]:
-    """The valid keys at a place inside a record, following nested records, lists and dictionaries."""
-    for part in location:
-        fields = getattr(record, "model_fields", None)
-        if fields is not None and part in fields:
-            record = fields[part].annotation
-        arguments = [a for a in getattr(record, "__args__", ()) if hasattr(a, "model_fields")]
-        record = arguments[-1] if arguments else record
+def _at(value: Any, place: Place) -> dict[Any, Any]:
+    """The members of what stands at a place, empty where it has none or is not there."""
+    for part in place:
+        value = dict(enumerate(value)) if isinstance(value, list) else value
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, list):
+        return dict(enumerate(value))
+    return value if isinstance(value, dict) else {}
+
+
+def _keys_at(record: Any, place: Place) -> list[str]:
+    """The valid keys at a place inside a record, through nested records, lists and dictionaries."""
+    for part in place:
+        fields = getattr(record, "model_fields", {})
+        record = _record_in(fields[part].annotation) if part in fields else record
     return list(getattr(record, "model_fields", {}))
+
+
+def _record_in(annotation: Any) -> Any:
+    """The record class inside an annotation such as dict[str, Configuration] | None; None where there is none."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next(filter(None, map(_record_in, getattr(annotation, "__args__", ()))), None)
 
 
 def nearest(name: str, choices: list[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -72,23 +73,25 @@ def supervised_map(
         for job in waiting:
             yield _guarded(function, job)
         return
-    suspects: list[Job] = []
     pool = _pool(workers)
     running: dict[Future[Outcome[Job, Result]], Job] = {}
     try:
         while True:
+            broken = False
             while len(running) < workers * ahead and (job := next(waiting, _END)) is not _END:
-                running[pool.submit(_guarded, function, job)] = job  # type: ignore[arg-type]
-            if not running:
+                try:
+                    running[pool.submit(_guarded, function, job)] = job  # type: ignore[arg-type]
+                except BrokenProcessPool:
+                    waiting, broken = chain([job], waiting), True  # type: ignore[list-item]
+                    break
+            if not running and not broken:
                 break
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            broken = False
             for future in done:
                 if isinstance(future.exception(), BrokenProcessPool):
                     broken = True
                 else:
-                    del running[future]
-                    yield future.result()
+                    yield _outcome(future, running.pop(future))
             if broken:
                 suspects = [*running.values()]
                 running.clear()
@@ -97,6 +100,12 @@ def supervised_map(
                 pool = _pool(workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _outcome(future: Future[Outcome[Job, Result]], job: Job) -> Outcome[Job, Result]:
+    # a result that cannot be sent back (no pickle of it) is the error of this job only
+    error = future.exception()
+    return future.result() if error is None else Outcome(job=job, error=error)
 
 
 _END = object()
