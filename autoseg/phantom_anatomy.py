@@ -69,10 +69,10 @@ STOMACH = Ellipsoid(centre=(46, -28, 38), half=(34, 28, 42), turn=(0.3, 0.3))
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """The picture in the making: per voxel its place in the undeformed patient (mm), its HU, its label.
+    """The picture in the making: per voxel the place in the undeformed patient, density and label.
 
-    `z`, `y`, `x`, `hu` are float32 and `labels` uint8, all (Z, Y, X). `depth` is the distance from the trunk's
-    axis: 0 on it, 1 on the skin, float32 (Z, Y, X).
+    `z`, `y`, `x` (mm) and `hu` are float32, `labels` uint8, all (Z, Y, X). `depth` is the distance from the
+    trunk's axis: 0 on it, 1 on the skin, float32 (Z, Y, X).
     """
 
     z: NDArray[np.float32]
@@ -230,7 +230,7 @@ def _draw_organs(canvas: Canvas, rng: np.random.Generator) -> None:
     _draw_organ(canvas, "liver", lobes, rng=rng)
     place = _xyz(np.array(lobes[0].centre) + rng.uniform(-14, 14, size=3))
     _draw_organ(
-        canvas, "lesion", [Ellipsoid(centre=place, half=_xyz(rng.uniform(19.5, 23.5, size=3)))], rng=rng
+        canvas, "lesion", [Ellipsoid(centre=place, half=_xyz(rng.uniform(20.5, 24.0, size=3)))], rng=rng
     )
     _draw_organ(canvas, "spleen", [_varied(SPLEEN, rng)], rng=rng, capsule_mm=3.0)
     for name, typical in (("left_kidney", LEFT_KIDNEY), ("right_kidney", RIGHT_KIDNEY)):

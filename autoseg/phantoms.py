@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# (z, y, x): 32 x 40 x 48 voxels around an upper abdomen, a few minutes of training for five folds.
+# (z, y, x): 24 x 30 x 36 voxels around an upper abdomen, a few minutes of training for five folds.
 FIELD_OF_VIEW_MM = np.array((208.0, 240.0, 288.0))
-VOXEL_MM = {"demo": np.array((6.5, 6.0, 6.0)), "tiny": np.array((10.4, 10.0, 10.3))}
+VOXEL_MM = {"demo": np.array((8.5, 8.0, 8.0)), "tiny": np.array((10.4, 10.0, 10.3))}
 # Relative to VOXEL_MM. Slices more than three times as thick as the pixels are wide count as anisotropic.
 THICK_SLICES = np.array((1.9, 0.6, 0.6))
 # Drawn this much finer along each axis, then averaged: partial volume, and no ties between two labels.
 FINER = 3
-NOISE_HU, TEXTURE_HU, BLUR_MM = 21.0, 4.0, 3.2
+NOISE_HU, TEXTURE_HU, BLUR_MM = 15.0, 4.0, 3.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def write_phantoms(
         n_train: number of training cases.
         n_test: number of test cases; their truth is written too.
         seed: decides everything random.
-        size: "demo", about 32 x 40 x 48 voxels of 6 mm, or "tiny", about 20 x 24 x 28 voxels of 10 mm.
+        size: "demo", about 24 x 30 x 36 voxels of 8 mm, or "tiny", about 20 x 24 x 28 voxels of 10 mm.
 
     Raises:
         UsageError: an unknown size, or a number of cases that makes no sense.

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]  # stage, done, total, text
 
 
-def _silent(stage: str, done: int, total: int, text: str) -> None:
-    pass
+def silent(stage: str, done: int, total: int, text: str) -> None:
+    """Progress that nobody wants to see."""
 
 
 @dataclass(kw_only=True)
@@ -56,10 +56,10 @@ class Options:
 
 
 def extract_fingerprint(
-    dataset: Dataset, workspace: Workspace, *, workers: int | None = None, progress: Progress = _silent
+    dataset: Dataset, workspace: Workspace, *, workers: int | None = None, progress: Progress = silent
 ) -> tuple[Fingerprint, Outcome]:
     """Check every case and measure the data set."""
-    counter = _Counter(progress, "check and measure", len(dataset.cases))
+    counter = CaseCounter(progress, "check and measure", len(dataset.cases))
     fingerprint, problems, warnings, n_new = fingerprinting_stage.fingerprint(
         dataset, workspace=workspace, workers=_workers(dataset, workers), progress=counter
     )
@@ -93,13 +93,13 @@ def make_plan(
 
 
 def preprocess(
-    dataset: Dataset, plan: Plan, workspace: Workspace, options: Options, *, cases: Sequence[str], progress: Progress = _silent
+    dataset: Dataset, plan: Plan, workspace: Workspace, options: Options, *, cases: Sequence[str], progress: Progress = silent
 ) -> Outcome:
     """Preprocess `cases` for the wanted configurations (all planned ones by default) and write the splits."""
     names = list(options.configurations or plan.configurations)
     for name in names:
         plan.configuration(name)
-    counter = _Counter(progress, "preprocess", len(cases))
+    counter = CaseCounter(progress, "preprocess", len(cases))
     done, problems, n_new = preprocessing_stage.preprocess(
         dataset,
         plan,
@@ -116,7 +116,7 @@ def preprocess(
 
 
 def plan_and_preprocess(
-    folder: Path, workspace: Workspace, options: Options, *, progress: Progress = _silent
+    folder: Path, workspace: Workspace, options: Options, *, progress: Progress = silent
 ) -> tuple[Plan, Outcome]:
     """Check, fingerprint, plan, preprocess: from a raw folder to a case store."""
     dataset = read_dataset(folder)
@@ -143,7 +143,7 @@ class TrainOptions:
     workers: int | None = None
 
 
-def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress: Progress = _silent) -> Outcome:
+def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress: Progress = silent) -> Outcome:
     """Train and validate folds one after the other; when every fold is there, pool the cross-validation.
 
     A fold that fails is reported and the next one goes on.
@@ -223,7 +223,7 @@ def _validate(
         {case.id: validation / f"{case.id}{ending}" for case in cases},
         {case.id: case.label for case in cases if case.label is not None},
         labels=dataset.labels,
-        workers=_few_workers(len(cases), options.workers),
+        workers=few_workers(len(cases), options.workers),
     )
     evaluation.write_scores(scores, validation)
     if problems + more:
@@ -255,7 +255,7 @@ class PredictOptions:
 
 
 def predict(
-    model: Path, source: Path, target: Path, options: PredictOptions, *, progress: Progress = _silent
+    model: Path, source: Path, target: Path, options: PredictOptions, *, progress: Progress = silent
 ) -> Outcome:
     """Predict every case of a folder (or one file) and write label files and prediction.json into `target`.
 
@@ -293,7 +293,7 @@ def predict(
 
 
 def evaluate(
-    predictions: Path, truths: Path, *, tolerance_mm: float, workers: int | None = None, progress: Progress = _silent
+    predictions: Path, truths: Path, *, tolerance_mm: float, workers: int | None = None, progress: Progress = silent
 ) -> tuple[Scores, Outcome]:
     """Score a folder of predictions; writes summary.json and scores.csv into it.
 
@@ -316,7 +316,7 @@ def evaluate(
         found = f"{others} of its cases were not part of this prediction"
         warnings.append(Problem(case="", file=str(truths), found=found, next="they are not scored"))
     scores, problems = evaluation.evaluate(
-        predicted, truth, labels=declaration.scheme, tolerance_mm=tolerance_mm, workers=_few_workers(len(truth), workers)
+        predicted, truth, labels=declaration.scheme, tolerance_mm=tolerance_mm, workers=few_workers(len(truth), workers)
     )
     evaluation.write_scores(scores, predictions)
     facts = {"cases": len(scores.cases), "mean_dice": scores.mean_dice, "table": evaluation.score_table(scores)}
@@ -397,12 +397,12 @@ def _workers(dataset: Dataset, wanted: int | None) -> int:
     return workers_for(0.7 + voxels * (8 * len(largest.images) + 4) * 4 / 1e9, wanted=wanted)
 
 
-def _few_workers(n_cases: int, wanted: int | None) -> int:
+def few_workers(n_cases: int, wanted: int | None) -> int:
     """Worker processes for scoring: none for a few cases, which are done before a process has started."""
     return wanted if wanted is not None else 0 if n_cases < 8 else workers_for(1.0)
 
 
-class _Counter:
+class CaseCounter:
     """Turns "this case is done" into progress."""
 
     def __init__(self, progress: Progress, stage: str, total: int) -> None:

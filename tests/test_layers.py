@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "autoseg"
 TOOLS = {"core": set(), "io": {"core"}, "ops": {"core"}, "nets": {"core", "ops"}}
 STAGES = ("fingerprinting", "planning", "preprocessing", "training", "prediction", "evaluation", "refinement",
           "reporting", "submission")  # fmt: skip
-ALLOWED = {**TOOLS, **{stage: set(TOOLS) for stage in STAGES}, "phantoms": {"core"}, "phantom_anatomy": {"core"}}
+ALLOWED = {**TOOLS, **{stage: set(TOOLS) for stage in STAGES}, "phantoms": {"core", "phantom_anatomy"}, "phantom_anatomy": {"core"}}
 ALLOWED["pipeline"] = {*TOOLS, *STAGES}
+ALLOWED["aftercare"] = {*TOOLS, *STAGES, "pipeline"}
 ALLOWED["cli"] = {*ALLOWED}
 HEAVY = {"torch", "SimpleITK", "scipy", "skimage", "matplotlib", "blosc2", "batchgenerators", "acvl_utils", "safetensors"}
 FILES = sorted(PACKAGE.rglob("*.py"))

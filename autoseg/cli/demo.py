@@ -15,7 +15,7 @@ from autoseg.cli.run import run
 if TYPE_CHECKING:
     from autoseg.pipeline import Outcome
 
-EPOCHS, ITERATIONS = 4, 15
+EPOCHS, ITERATIONS = 8, 15
 
 
 def main(argv: Sequence[str] | None = None) -> int:

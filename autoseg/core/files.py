@@ -1,4 +1,4 @@
-"""Files are whole or absent: they are written beside their target under a hidden name, flushed and renamed."""
+"""Files are whole or absent: written beside their target under a hidden name, flushed and renamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autoseg.core.errors import DataError, Problem
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; rename it to `path` when the block ends without an error.
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends without an error.
 
     The temporary name begins with a dot and keeps the ending, by which image writers choose the format.
     """
@@ -81,7 +81,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_line(text: str, place: Sequence[str | int]) -> int | None:
-    """Line (from 1) of the innermost key or list entry on the way to `place` in valid JSON; None without any."""
+    """Line (from 1) of the innermost key or entry on the way to `place` in valid JSON; None without one."""
     found, at = None, _next_token(text, 0)
     for part in place:
         member = _member(text, at, part)

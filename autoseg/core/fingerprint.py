@@ -28,20 +28,22 @@ class LabelStatistics(Record):
 
 
 class Fingerprint(Record):
-    """Per case shapes and spacings, pooled intensities; the keys are those of nnU-Net's dataset_fingerprint.json."""
+    """Shapes and spacings per case, pooled intensities; the keys of nnU-Net's dataset_fingerprint.json."""
 
     spacings: list[tuple[float, float, float]] = Field(min_length=1)
     shapes_after_crop: list[tuple[int, int, int]] = Field(min_length=1)
     foreground_intensity_properties_per_channel: dict[str, Intensities]
     median_relative_size_after_cropping: float = Field(gt=0, le=1)
-    cases: list[str] = []
-    labels: dict[str, LabelStatistics] = {}
+    cases: list[str] = Field(default_factory=list)
+    labels: dict[str, LabelStatistics] = Field(default_factory=dict)
     key: str = ""
 
     @model_validator(mode="after")
     def _same_length(self) -> Fingerprint:
         if len(self.spacings) != len(self.shapes_after_crop):
-            raise ValueError(f"{len(self.spacings)} spacings but {len(self.shapes_after_crop)} shapes_after_crop")
+            raise ValueError(
+                f"{len(self.spacings)} spacings but {len(self.shapes_after_crop)} shapes_after_crop"
+            )
         if any(value <= 0 for triple in (*self.spacings, *self.shapes_after_crop) for value in triple):
             raise ValueError("spacings and shapes must be positive")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Orientation:
-    """How a stored array becomes canonical: stored array axis per canonical axis, and which are then reversed."""
+    """How a stored array becomes canonical: stored axis per canonical axis, and which are then reversed."""
 
     axes: tuple[int, int, int]
     flipped: tuple[bool, bool, bool]
@@ -23,22 +24,27 @@ class Orientation:
     def apply(self, array: NDArray) -> NDArray:
         """Stored (..., Z, Y, X) array -> view with canonical axes."""
         lead = array.ndim - 3
-        moved = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
-        return moved[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))]
+        canonical: NDArray = array.transpose(*range(lead), *(lead + axis for axis in self.axes))[self._turns]
+        return canonical
 
     def undo(self, array: NDArray) -> NDArray:
         """Canonical (..., Z, Y, X) array -> view with the stored axes: the exact inverse of `apply`."""
         lead = array.ndim - 3
-        unflipped = array[(..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))]
-        return unflipped.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(self.axes)))
+        order = (int(axis) for axis in np.argsort(self.axes))
+        stored: NDArray = array[self._turns].transpose(*range(lead), *(lead + axis for axis in order))
+        return stored
+
+    @property
+    def _turns(self) -> tuple[Any, ...]:
+        return (..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Shape and position of a volume.
 
-    shape and spacing_mm are in array order (z, y, x). origin_mm is (x, y, z) and direction is row-major 3 x 3 with one
-    column per index axis (i, j, k), both in the LPS frame, as SimpleITK and DICOM have them.
+    shape and spacing_mm are in array order (z, y, x). origin_mm is (x, y, z) and direction is row-major 3 x 3
+    with one column per index axis (i, j, k), both in the LPS frame, as SimpleITK and DICOM have them.
     """
 
     shape: tuple[int, int, int]
@@ -48,9 +54,11 @@ class Geometry:
 
     @cached_property
     def orientation(self) -> Orientation:
-        """The axis permutation and flips that bring this volume closest to identity directions (x left, y back, z up)."""
+        """The permutation and flips that bring this volume closest to identity (x left, y back, z up)."""
         matrix = self._matrix
-        index_axes = max(permutations(range(3)), key=lambda order: sum(abs(matrix[p, order[p]]) for p in range(3)))
+        index_axes = max(
+            permutations(range(3)), key=lambda order: sum(abs(matrix[p, order[p]]) for p in range(3))
+        )
         return Orientation(
             axes=tuple(2 - index_axes[p] for p in (2, 1, 0)),  # type: ignore[arg-type]
             flipped=tuple(bool(matrix[p, index_axes[p]] < 0) for p in (2, 1, 0)),  # type: ignore[arg-type]
@@ -86,14 +94,17 @@ class Geometry:
         """Compare with a volume that should lie on the same grid.
 
         Returns:
-            (errors, warnings): sentences on shape, spacing and direction (relative 1e-3, cosines 1e-3), and on the
-            origin (more than half a voxel is an error, between rounding and half a voxel a warning).
+            (errors, warnings): sentences on shape, spacing and direction (relative 1e-3, cosines 1e-3), and
+            on the origin (more than half a voxel is an error, between rounding and half a voxel a warning).
         """
-        errors, warnings = [], []
+        errors: list[str] = []
+        warnings: list[str] = []
         if self.shape != other.shape:
             errors.append(f"shape {_text(other.shape)} instead of {_text(self.shape)} (z, y, x)")
         if not np.allclose(self.spacing_mm, other.spacing_mm, rtol=ROUNDING, atol=0):
-            errors.append(f"spacing {_text(other.spacing_mm)} instead of {_text(self.spacing_mm)} mm (z, y, x)")
+            errors.append(
+                f"spacing {_text(other.spacing_mm)} instead of {_text(self.spacing_mm)} mm (z, y, x)"
+            )
         if not np.allclose(self.direction, other.direction, rtol=0, atol=ROUNDING):
             errors.append(f"direction {_text(other.direction)} instead of {_text(self.direction)}")
         if not errors:
@@ -101,9 +112,15 @@ class Geometry:
             shift_voxels = float(np.abs(shift_mm / np.array(self.spacing_mm[::-1])).max())
             if shift_voxels > ROUNDING:
                 sentence = f"origin {_text(other.origin_mm)} instead of {_text(self.origin_mm)} mm"
-                (errors if shift_voxels > 0.5 else warnings).append(f"{sentence} ({shift_voxels:.2g} voxels off)")
+                (errors if shift_voxels > 0.5 else warnings).append(
+                    f"{sentence} ({shift_voxels:.2g} voxels off)"
+                )
         return errors, warnings
 
 
 def _text(values: tuple[float, ...]) -> str:
-    return "x".join(str(v) for v in values) if isinstance(values[0], int) else " ".join(f"{v:.6g}" for v in values)
+    return (
+        "x".join(str(v) for v in values)
+        if isinstance(values[0], int)
+        else " ".join(f"{v:.6g}" for v in values)
+    )

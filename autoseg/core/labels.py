@@ -1,8 +1,9 @@
-"""The one place that knows what a label means: names, values in files, values inside, regions, ignore, sides."""
+"""The one place that knows what a label means: names, values in files and inside, regions, ignore, sides."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 class LabelScheme:
     """Labels of a data set, as dataset.json declares them.
 
-    In files a label has any integer value. Inside, values are 0 (background), 1, 2, ... in ascending order of the file
-    values, and the ignore label comes last. A network has one output per value (softmax) or, with regions, one per
-    region (sigmoid).
+    In files a label has any integer value. Inside, values are 0 (background), 1, 2, ... in ascending order of
+    the file values, and the ignore label comes last. A network has one output per value (softmax) or, with
+    regions, one per region (sigmoid).
     """
 
     declared: dict[str, int | tuple[int, ...]]
@@ -67,10 +68,9 @@ class LabelScheme:
     def encode(self, file_labels: NDArray) -> NDArray[np.int16]:
         """File values -> values inside. All values must be declared (see `undeclared`)."""
         known = [*self.values] if self.ignore_value is None else [*self.values, self.ignore_value]
-        inside = list(range(len(known)))
         order = np.argsort(known)
         positions = np.searchsorted(np.array(known)[order], file_labels)
-        return np.array(inside, dtype=np.int16)[order][positions]
+        return order.astype(np.int16)[positions]
 
     def undeclared(self, values: NDArray) -> list[int]:
         """Those of `values` (distinct file values) that dataset.json does not declare."""
@@ -79,32 +79,51 @@ class LabelScheme:
 
     def decode(self, inside: NDArray) -> NDArray:
         """Values inside (0 .. n-1, no ignore) -> file values, in `output_dtype`."""
-        return np.array(self.values, dtype=self.output_dtype)[inside]
+        decoded: NDArray = np.array(self.values, dtype=self.output_dtype)[inside]
+        return decoded
 
     def mask(self, file_labels: NDArray, name: str) -> NDArray[np.bool_]:
         """Boolean mask of one name (label or region) in an array of file values."""
         members = self.foreground[name]
-        return file_labels == members[0] if len(members) == 1 else np.isin(file_labels, members)
+        mask: NDArray[np.bool_] = (
+            file_labels == members[0] if len(members) == 1 else np.isin(file_labels, members)
+        )
+        return mask
+
+
+SIDES = {"left": "right", "l": "r", "lt": "rt", "lh": "rh"}
+SIDES |= {right: left for left, right in SIDES.items()}
 
 
 def left_right_pairs(names: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """Find by name which labels are each other's mirror image.
 
     Returns:
-        (pairs, lonely): pairs (left name, right name), and names that tell a side but have no partner.
+        (pairs, lonely): pairs (left name, right name), and names that tell a side but have no single partner.
     """
-    sides = {"left": "right", "l": "r", "lt": "rt", "lh": "rh"}
-    sides |= {right: left for left, right in sides.items()}
-    split = {name: re.split(r"([^a-zA-Z]+|(?<=[a-z])(?=[A-Z]))", name) for name in names}
-    by_words = {tuple(sorted(word.lower() for word in words if word.isalnum())): name for name, words in split.items()}
+    by_words: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in names:
+        by_words[_words(name)].append(name)
     pairs, lonely = [], []
-    for words, name in by_words.items():
-        own_sides = [word for word in words if word in sides]
-        if not own_sides:
-            continue
-        partner = by_words.get(tuple(sorted(sides.get(word, word) for word in words)))
-        if partner is None:
-            lonely.append(name)
-        elif own_sides[0].startswith("l"):
-            pairs.append((name, partner))
+    for words, same in by_words.items():
+        sides = SIDES if any(word in SIDES for word in words) else _numbered_sides(words)
+        own = {sides[word][0] for word in words if word in sides}
+        partners = by_words.get(tuple(sorted(sides.get(word, word) for word in words)), [])
+        if len(own) == len(same) == len(partners) == 1:
+            if own == {"r"}:  # the partner's side: these are the left ones
+                pairs.append((same[0], partners[0]))
+        elif own and sides is SIDES:
+            lonely += same
     return pairs, lonely
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Words of a name, sorted: "KidneyLeft", "left_kidney" and "leftKidney" are the same."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    words = re.findall(r"[^\W_]+", spaced.lower())
+    return tuple(sorted(" ".join(re.sub(r"^(left|right)(?=.)", r"\1 ", word) for word in words).split()))
+
+
+def _numbered_sides(words: tuple[str, ...]) -> dict[str, str]:
+    # l1 is a side where there is an r1 too (ribs), else the first lumbar vertebra
+    return {word: "lr"[word[0] == "l"] + word[1:] for word in words if re.fullmatch(r"[lr][0-9]+", word)}

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
+from autoseg.core.declaration import Labels, check_regions_order
 from autoseg.core.errors import UsageError
 from autoseg.core.fingerprint import Intensities
 from autoseg.core.labels import LabelScheme
 from autoseg.core.records import Record, nearest
 
-SCHEMA_VERSION = 1
 Normalization = Literal["ct", "zscore", "rescale_0_1", "rgb_0_1", "none"]
 
 
 class NetworkSpec(Record):
-    """A network by its numbers. Lists are per stage, from full resolution to the bottleneck; axes in transposed order."""
+    """A network by its numbers, per stage from full resolution to bottleneck; axes in transposed order."""
 
     name: str = "plain_unet"
-    features_per_stage: list[int] = Field(min_length=1)
-    strides: list[list[int]]
-    kernel_sizes: list[list[int]]
-    blocks_per_stage: list[int]
-    blocks_per_stage_decoder: list[int]
+    features_per_stage: list[PositiveInt] = Field(min_length=1)
+    strides: list[list[PositiveInt]]
+    kernel_sizes: list[list[PositiveInt]]
+    blocks_per_stage: list[PositiveInt]
+    blocks_per_stage_decoder: list[PositiveInt]
 
     @model_validator(mode="after")
     def _one_entry_per_stage(self) -> NetworkSpec:
@@ -33,42 +34,51 @@ class NetworkSpec(Record):
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {stages} stages")
         if len(self.blocks_per_stage_decoder) != stages - 1:
             raise ValueError(f"blocks_per_stage_decoder needs {stages - 1} entries")
+        if any(stride != 1 for stride in self.strides[0]):
+            raise ValueError("the first strides must be 1: the network's output has the size of its input")
+        if len({len(entry) for entry in (*self.strides, *self.kernel_sizes)}) != 1:
+            raise ValueError("all strides and kernel_sizes must have the same number of axes")
+        if any(size % 2 == 0 for kernel in self.kernel_sizes for size in kernel):
+            raise ValueError("kernel_sizes must be odd, so that an output voxel has a centre")
         return self
 
 
 class Configuration(Record):
     """How images are prepared and which network sees them. Axes are in transposed order, coarsest first.
 
-    `spacing_mm` and `patch_size` have two entries in 2d configurations, three otherwise. `mirror_axes` are axes of the
-    patch; `mirror_label_pairs` holds label names that change places when the axis that separates left and right is
-    mirrored. `reasons` says for each decision which rule made it and from which numbers.
+    `spacing_mm` and `patch_size` have two entries in 2d configurations, three otherwise. `mirror_axes` are
+    axes of the patch; `mirror_label_pairs` holds label names that change places when the axis that separates
+    left and right is mirrored. `reasons` says for each decision which rule made it and from which numbers.
     """
 
-    patch_size: list[int] = Field(min_length=2, max_length=3)
-    batch_size: int = Field(ge=1)
-    spacing_mm: list[float] = Field(min_length=2, max_length=3)
+    patch_size: list[PositiveInt] = Field(min_length=2, max_length=3)
+    batch_size: PositiveInt
+    spacing_mm: list[PositiveFloat] = Field(min_length=2, max_length=3)
     median_shape_voxels: list[float]
     normalization: list[Normalization]
     use_mask_for_norm: list[bool]
     batch_dice: bool
     network: NetworkSpec
     mirror_axes: list[int]
-    mirror_label_pairs: list[tuple[str, str]] = []
-    reasons: dict[str, str] = {}
+    mirror_label_pairs: list[tuple[str, str]] = Field(default_factory=list)
+    reasons: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _dimensions_agree(self) -> Configuration:
         dimensions = len(self.patch_size)
         if len(self.spacing_mm) != dimensions or any(len(s) != dimensions for s in self.network.strides):
-            raise ValueError(f"patch_size has {dimensions} axes; spacing_mm and network.strides must have as many")
-        if any(value <= 0 for value in (*self.patch_size, *self.spacing_mm)):
-            raise ValueError("patch_size and spacing_mm must be positive")
+            raise ValueError(
+                f"patch_size has {dimensions} axes; spacing_mm and network.strides must have as many"
+            )
+        if len(self.use_mask_for_norm) != len(self.normalization):
+            raise ValueError("normalization and use_mask_for_norm must have one entry per channel")
+        if strangers := set(self.mirror_axes) - set(range(dimensions)):
+            raise ValueError(f"mirror_axes holds {min(strangers)}; the axes are 0 to {dimensions - 1}")
         for axis, size in enumerate(self.patch_size):
-            stride = 1
-            for strides in self.network.strides:
-                stride *= strides[axis]
+            stride = prod(strides[axis] for strides in self.network.strides)
             if size % stride:
-                raise ValueError(f"patch_size {size} along axis {axis} must be a multiple of {stride} for these strides")
+                found = f"patch_size {size} along axis {axis} must be a multiple of {stride}"
+                raise ValueError(f"{found} for these strides")
         return self
 
     @property
@@ -80,17 +90,17 @@ class Configuration(Record):
 class Plan(Record):
     """All that a prediction needs to know besides the weights."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     planner: str
     dataset: str
     transpose_forward: tuple[int, int, int]
     channel_names: list[str]
-    labels: dict[str, int | list[int]]
-    regions_class_order: list[int] = []
+    labels: Labels
+    regions_class_order: list[int] = Field(default_factory=list)
     file_ending: str
     intensities: list[Intensities]
     configurations: dict[str, Configuration]
-    reasons: dict[str, str] = {}
+    reasons: dict[str, str] = Field(default_factory=dict)
     fingerprint_key: str = ""
 
     @model_validator(mode="before")
@@ -99,8 +109,30 @@ class Plan(Record):
         configurations = value.get("configurations") if isinstance(value, dict) else None
         if not isinstance(configurations, dict):
             return value
-        resolved = {name: _resolve(name, configurations, ()) for name in configurations}
-        return {**value, "configurations": resolved}
+        return {**value, "configurations": {name: _resolve(name, configurations) for name in configurations}}
+
+    @field_validator("regions_class_order")
+    @classmethod
+    def _one_value_per_region(cls, order: list[int], info: ValidationInfo) -> list[int]:
+        check_regions_order(order, info.data.get("labels"))
+        return order
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Plan:
+        if sorted(self.transpose_forward) != [0, 1, 2]:
+            raise ValueError(f"transpose_forward {[*self.transpose_forward]} must hold 0, 1 and 2 once each")
+        if len(self.intensities) != len(self.channel_names):
+            counts = f"{len(self.intensities)} intensities for {len(self.channel_names)} channel_names"
+            raise ValueError(f"there are {counts}; each channel needs its own")
+        for name, configuration in self.configurations.items():
+            if len(configuration.normalization) != len(self.channel_names):
+                raise ValueError(f"configuration '{name}' must have one normalization per channel")
+            swapped = {label for pair in configuration.mirror_label_pairs for label in pair}
+            if strangers := swapped - set(self.labels):
+                raise ValueError(
+                    f"mirror_label_pairs of '{name}' holds '{min(strangers)}', which is no label"
+                )
+        return self
 
     @property
     def transpose_backward(self) -> tuple[int, int, int]:
@@ -121,25 +153,30 @@ class Plan(Record):
     def configuration(self, name: str) -> Configuration:
         """A configuration by name. Raises UsageError naming the nearest one."""
         if name not in self.configurations:
-            raise UsageError(f"no configuration '{name}' in the plan; {nearest(name, [*self.configurations])}")
+            raise UsageError(
+                f"no configuration '{name}' in the plan; {nearest(name, [*self.configurations])}"
+            )
         return self.configurations[name]
 
 
-def _resolve(name: str, configurations: dict[str, Any], seen: tuple[str, ...]) -> Any:
-    own = configurations[name]
-    if not isinstance(own, dict) or "inherits_from" not in own:
-        return own
-    parent = own["inherits_from"]
-    if parent not in configurations or parent in (*seen, name):
-        raise ValueError(f"configuration '{name}' inherits from '{parent}', which does not exist or leads in a circle")
-    fields = {key: value for key, value in own.items() if key != "inherits_from"}
-    return {**_resolve(parent, configurations, (*seen, name)), **fields}
+def _resolve(name: str, configurations: dict[str, Any]) -> Any:
+    """A configuration with the fields that it inherits."""
+    fields, seen = configurations[name], [name]
+    while isinstance(fields, dict) and "inherits_from" in fields:
+        parent = fields["inherits_from"]
+        if not isinstance(parent, str) or parent in seen or not isinstance(configurations.get(parent), dict):
+            found = f"configuration '{seen[-1]}' inherits from {parent!r}"
+            raise ValueError(f"{found}, which does not exist or leads in a circle")
+        own = {key: value for key, value in fields.items() if key != "inherits_from"}
+        fields = {**configurations[parent], **own}
+        seen.append(parent)
+    return fields
 
 
 class Model(Record):
     """A trained configuration as it lies in its results folder: model.json beside the fold_* folders."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     configuration: str
     plan: Plan
     autoseg_version: str

@@ -12,7 +12,8 @@ from autoseg.core.records import Record
 class Recipe(Record):
     """Training settings; the defaults are nnU-Net's.
 
-    An epoch is `iterations` steps, followed by `val_iterations` batches of validation (default: a fifth as many).
+    An epoch is `iterations` steps, followed by `val_iterations` batches of validation (default: a fifth as
+    many).
     """
 
     name: str = "default"
@@ -27,6 +28,7 @@ class Recipe(Record):
     schedule: str = "poly"
     warmup_steps: int = Field(default=0, ge=0)
     loss: str = "auto"
+    class_balance: bool = False
     deep_supervision: bool = True
     augmentation: bool = True
     oversample_foreground: float = Field(default=0.33, ge=0, le=1)
@@ -44,7 +46,15 @@ class Recipe(Record):
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
+    # For short budgets: an optimizer that needs no long run-up, and a loss in which small structures count from the start.
     "quick": Recipe(
-        name="quick", epochs=10, iterations=50, momentum=0.95, warmup_steps=20, weight_average=0.95
+        name="quick",
+        epochs=20,
+        iterations=50,
+        optimizer="adamw",
+        learning_rate=0.01,
+        warmup_steps=10,
+        weight_average=0.95,
+        class_balance=True,
     ),
 }

@@ -59,51 +59,50 @@ def _problems(
     record: type[BaseModel], value: dict[str, Any], errors: list[Any], source: str, text: str
 ) -> list[Problem]:
     """One Problem per place: where a value may have several types, each of them has complained."""
-    found: dict[Place, list[str]] = {}
-    todo: dict[Place, str] = {}
+    findings: dict[Place, tuple[str, str]] = {}
     for item in errors:
-        place, message, advice = _finding(record, value, item)
-        found.setdefault(place, []).append(message)
-        todo.setdefault(place, advice)
+        place, found, todo = _finding(record, value, item)
+        if place in findings:
+            found = f"{findings[place][0]}, or {found.partition(': ')[2]}"
+        findings[place] = found, todo
     problems = []
-    for place, messages in found.items():
+    for place, (found, todo) in findings.items():
         line = json_line(text, place) if text else None
-        subject = f"'{'.'.join(map(str, place))}'" if place else ""
-        sentence = " ".join(part for part in (subject, " or ".join(dict.fromkeys(messages))) if part)
-        sentence += f" (line {line})" if line else ""
-        problems.append(Problem(case="", file=source, found=sentence, next=todo[place]))
+        sentence = f"{found} (line {line})" if line else found
+        problems.append(Problem(case="", file=source, found=sentence, next=todo))
     return problems
 
 
 def _finding(record: type[BaseModel], value: dict[str, Any], item: Any) -> tuple[Place, str, str]:
     """Place, what is wrong there, and what to do about it."""
-    location = item["loc"]
+    location, here = item["loc"], item["loc"][:-1]
+    dotted = ".".join(map(str, location))
     if item["type"] == "extra_forbidden":
-        known = [key for key in _keys_at(record, location[:-1]) if key not in _at(value, location[:-1])]
-        return location, "is no known key", nearest(str(location[-1]), known) or "remove it"
+        hint = nearest(str(location[-1]), _keys_at(record, here)) or "remove it"
+        return location, f"unknown key '{dotted}'", hint
     if item["type"] == "missing":
-        known = _keys_at(record, location[:-1])
-        strangers = [key for key in _at(value, location[:-1]) if key not in known]
+        strangers = [key for key in _members(value, here) if key not in _keys_at(record, here)]
         close = difflib.get_close_matches(str(location[-1]), strangers, n=1)
-        return location, "is missing", f"did you mean it by '{close[0]}'?" if close else "add it"
+        hint = f"did you mean it by '{close[0]}'?" if close else "add it"
+        return location, f"key '{dotted}' is missing", hint
     place: Place = ()
-    for part in location:  # pydantic adds names of types behind the keys
-        if part not in _at(value, place) and part not in _keys_at(record, place):
+    for part in location:  # pydantic puts names of types behind the keys
+        if part not in _members(value, place) and part not in _keys_at(record, place):
             break
         place = (*place, part)
     message = str(item["msg"]).removeprefix("Value error, ")
-    told = not isinstance(item["input"], (dict, BaseModel))
-    return place, f"is wrong: {message}", f"found {item['input']!r:.80}" if told else "correct it"
+    found = f"'{'.'.join(map(str, place))}': {message}" if place else message
+    return place, found, "correct it" if isinstance(item["input"], dict) else f"found {item['input']!r:.80}"
 
 
-def _at(value: Any, place: Place) -> dict[Any, Any]:
-    """The members of what stands at a place, empty where it has none or is not there."""
-    for part in place:
+def _members(value: Any, place: Place) -> dict[Any, Any]:
+    """The members of the object or list at a place, by key or number; none where neither is there."""
+    for part in (*place, None):
         value = dict(enumerate(value)) if isinstance(value, list) else value
-        value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, list):
-        return dict(enumerate(value))
-    return value if isinstance(value, dict) else {}
+        value = value if isinstance(value, dict) else {}
+        if part is not None:
+            value = value.get(part)
+    return value  # type: ignore[no-any-return]
 
 
 def _keys_at(record: Any, place: Place) -> list[str]:
@@ -115,7 +114,7 @@ def _keys_at(record: Any, place: Place) -> list[str]:
 
 
 def _record_in(annotation: Any) -> Any:
-    """The record class inside an annotation such as dict[str, Configuration] | None; None where there is none."""
+    """The record class inside an annotation such as dict[str, Configuration] | None; None without one."""
     if hasattr(annotation, "model_fields"):
         return annotation
     return next(filter(None, map(_record_in, getattr(annotation, "__args__", ()))), None)

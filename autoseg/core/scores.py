@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from autoseg.core.records import Record
 
 
 class LabelScores(Record):
     """One label in one case.
 
-    Rules for empty masks: both empty -> Dice, IoU, HD95 and NSD are null and do not count in means; exactly one empty ->
-    Dice, IoU and NSD are 0 and HD95 is null (there is no distance), counted in `n_undefined_hd95` of the summary.
+    Rules for empty masks: both empty -> Dice, IoU, HD95 and NSD are null and do not count in means; exactly
+    one empty -> Dice, IoU and NSD are 0 and HD95 is null (there is no distance), counted in
+    `n_undefined_hd95` of the summary.
     """
 
     dice: float | None
@@ -38,5 +41,5 @@ class Scores(Record):
     cases: dict[str, dict[str, LabelScores]]
     summary: dict[str, dict[str, Summary]]
     mean_dice: float | None
-    missing: list[str] = []
+    missing: list[str] = Field(default_factory=list)
     rules: str = " ".join((LabelScores.__doc__ or "").split())

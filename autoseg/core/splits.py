@@ -25,9 +25,10 @@ class Split(Record):
 def default_splits(groups: dict[str, str]) -> list[Split]:
     """Five folds (fewer when there are fewer cases or groups) over {case id: group}.
 
-    Without real groups (every case its own) the folds are nnU-Net's: case ids sorted, shuffled with RandomState(12345),
-    cut into five runs whose sizes differ by at most one. With groups, shuffled groups go one by one to the fold that
-    has the fewest cases, so that no group is in two folds. A single case or group gives no fold at all.
+    Without real groups (every case its own) the folds are nnU-Net's: case ids sorted, shuffled with
+    RandomState(12345), cut into five runs whose sizes differ by at most one. With groups, shuffled groups go
+    one by one to the fold that has the fewest cases, so that no group is in two folds. A single case or group
+    gives no fold at all.
     """
     cases = sorted(groups)
     names = sorted(set(groups.values()))
@@ -47,7 +48,8 @@ def default_splits(groups: dict[str, str]) -> list[Split]:
             members = {case for case in cases if groups[case] == name}
             min(held_out, key=len).update(members)
     return [
-        Split(train=[c for c in cases if c not in val], val=[c for c in cases if c in val]) for val in held_out
+        Split(train=[c for c in cases if c not in val], val=[c for c in cases if c in val])
+        for val in held_out
     ]
 
 
@@ -59,19 +61,19 @@ def read_splits(path: Path, *, known: set[str]) -> list[Split]:
     """
     value = read_json(path)
     if not isinstance(value, list) or not value:
-        found = "is no list of folds"
-        raise DataError(Problem(case="", file=str(path), found=found, next='write [{"train": [...], "val": [...]}, ...]'))
+        todo = 'write [{"train": [...], "val": [...]}, ...]'
+        raise DataError(Problem(case="", file=str(path), found="is no list of folds", next=todo))
     splits = [parse(Split, fold, source=f"{path}, fold {i}") for i, fold in enumerate(value)]
-    problems = []
+    defects = []
     for i, split in enumerate(splits):
-        for case in sorted({*split.train, *split.val} - known):
-            problems.append(Problem(case=case, file=str(path), found=f"fold {i} names a case that does not exist", next="remove it"))
-        for case in sorted({*split.train} & {*split.val}):
-            problems.append(Problem(case=case, file=str(path), found=f"trains and validates in fold {i}", next="remove one"))
+        unknown = sorted({*split.train, *split.val} - known)
+        defects += [(case, f"fold {i} names a case that does not exist", "remove it") for case in unknown]
+        both = sorted({*split.train} & {*split.val})
+        defects += [(case, f"trains and validates in fold {i}", "remove one") for case in both]
         if not split.train or not split.val:
-            problems.append(Problem(case="", file=str(path), found=f"fold {i} has an empty side", next="add cases to it"))
-    if problems:
-        raise DataError(problems)
+            defects.append(("", f"fold {i} has an empty side", "add cases to it"))
+    if defects:
+        raise DataError(Problem(case=case, file=str(path), found=f, next=todo) for case, f, todo in defects)
     return splits
 
 
@@ -79,12 +81,12 @@ def splits_of(dataset: Dataset, path: Path, *, cases: set[str]) -> list[Split]:
     """The splits in `path` when a file is there, else the default ones, which are written to it.
 
     A file that was written by default for other cases or groups is replaced; one edited by the user is kept.
+    Those of `cases` that the data set lost are left out.
     """
-    groups = {case: dataset.cases[case].group or case for case in cases}
-    splits = default_splits(groups)
-    note = path.with_name(f".{path.name}.default")  # remembers what was written by default, to tell it from an edit
+    note = path.with_name(f".{path.name}.default")  # what was written by default, to tell it from an edit
     if path.is_file() and not (note.is_file() and note.read_bytes() == path.read_bytes()):
         return read_splits(path, known=set(dataset.cases))
-    write_json(path, [split.model_dump() for split in splits])
-    note.write_bytes(path.read_bytes())
+    splits = default_splits({i: case.group or i for i, case in dataset.cases.items() if i in cases})
+    for target in (note, path):  # a note without splits means nothing; splits without a note would be an edit
+        write_json(target, [split.model_dump() for split in splits])
     return splits

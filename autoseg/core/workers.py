@@ -1,16 +1,17 @@
-"""One supervised pool of processes: bounded, each failure carried back with its job, a killed worker named as such."""
+"""One supervised pool of processes: failures are carried back with their job, a killed worker is named so."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
 import os
+import pickle
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -23,7 +24,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[Job, Result]):
-    """What became of one job: its result, or the error that ended it (with the worker's traceback as text)."""
+    """What became of one job: its result, or the error that ended it with the worker's traceback as text."""
 
     job: Job
     result: Result | None = None
@@ -31,18 +32,19 @@ class Outcome(Generic[Job, Result]):
     traceback: str = ""
 
 
-class WorkerKilled(AutosegError):
-    """A worker process ended without a word, which is nearly always the system's answer to a lack of memory."""
+class WorkerKilled(AutosegError):  # noqa: N818
+    """A worker process ended without a word: nearly always the system's answer to a lack of memory."""
+
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def available_cpus() -> int:
     """CPUs this process may use: its affinity, limited by the control group's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, period = quota.read_text().split()
-        if limit != "max":
-            cpus = min(cpus, max(1, int(limit) // int(period)))
+    quota = _words("cpu.max") or [*_words("cpu/cpu.cfs_quota_us"), *_words("cpu/cpu.cfs_period_us")]
+    if len(quota) == 2 and quota[0] not in ("max", "-1"):
+        cpus = min(cpus, max(1, int(quota[0]) // int(quota[1])))
     return cpus
 
 
@@ -53,22 +55,38 @@ def available_memory_gb() -> float:
         return 8.0  # no such file outside Linux: assume an ordinary laptop
     rows = dict(line.split(":") for line in meminfo.read_text().splitlines())
     free = int(rows["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
+    limit = _words("memory.max", "memory/memory.limit_in_bytes")
+    used = _words("memory.current", "memory/memory.usage_in_bytes")
+    if limit and used and limit[0] != "max":
+        words = _words("memory.stat", "memory/memory.stat")
+        rows = dict(zip(words[::2], words[1::2], strict=False))
+        # files that were read count as used until somebody needs the space
+        cached = int(rows.get("inactive_file", 0)) + int(rows.get("active_file", 0))
+        free = min(free, int(limit[0]) - int(used[0]) + cached)
     return max(free, 0) / 1e9
+
+
+def _words(*names: str) -> list[str]:
+    """Words of the first of these control group files that exists (version 2, then 1); none without any."""
+    for name in names:
+        try:
+            return (CONTROL_GROUP / name).read_text().split()
+        except OSError:
+            continue
+    return []
 
 
 def supervised_map(
     function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ahead: int = 2
 ) -> Iterator[Outcome[Job, Result]]:
-    """Apply `function` to every job in `workers` processes; yield an Outcome per job, in the order they finish.
+    """Apply `function` to every job in `workers` processes; yield an Outcome per job, as they finish.
 
-    At most `workers * ahead` jobs are handed out at a time. An exception in a worker ends that job only. When a worker is
-    killed, the pool is built anew and the jobs that were in flight are tried once more, one at a time, so that the
-    guilty one is known; it yields a WorkerKilled error and the others go on. `workers=0` runs in this process.
+    At most `workers * ahead` jobs are handed out at a time. An exception in a worker ends that job only. When
+    a worker is killed, the pool is built anew and the jobs that were in flight are tried once more, one at a
+    time, so that the guilty one is known; it yields a WorkerKilled error and the others go on. `workers=0`
+    runs in this process.
     """
-    waiting = iter(jobs)
+    waiting = deque(jobs)
     if workers == 0:
         for job in waiting:
             yield _guarded(function, job)
@@ -76,39 +94,40 @@ def supervised_map(
     pool = _pool(workers)
     running: dict[Future[Outcome[Job, Result]], Job] = {}
     try:
-        while True:
+        while waiting or running:
             broken = False
-            while len(running) < workers * ahead and (job := next(waiting, _END)) is not _END:
+            while waiting and len(running) < workers * ahead and not broken:
                 try:
-                    running[pool.submit(_guarded, function, job)] = job  # type: ignore[arg-type]
+                    running[pool.submit(_guarded, function, waiting[0])] = waiting[0]
+                    waiting.popleft()
                 except BrokenProcessPool:
-                    waiting, broken = chain([job], waiting), True  # type: ignore[list-item]
-                    break
-            if not running and not broken:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                if isinstance(future.exception(), BrokenProcessPool):
                     broken = True
-                else:
-                    yield _outcome(future, running.pop(future))
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            if broken or any(_killed(future) for future in done):
+                broken = True
+                done, _ = wait(running)  # a broken pool ends all its jobs; some had finished well before
+            suspects = [running[future] for future in done if _killed(future)]
+            for future in done:
+                job = running.pop(future)
+                if not _killed(future):
+                    yield _outcome(future, job)
             if broken:
-                suspects = [*running.values()]
-                running.clear()
                 pool.shutdown(wait=True, cancel_futures=True)
-                yield from _one_at_a_time(function, suspects)
+                for job in suspects:
+                    yield _alone(function, job)
                 pool = _pool(workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _killed(future: Future[Outcome[Job, Result]]) -> bool:
+    return isinstance(future.exception(), BrokenProcessPool)
+
+
 def _outcome(future: Future[Outcome[Job, Result]], job: Job) -> Outcome[Job, Result]:
-    # a result that cannot be sent back (no pickle of it) is the error of this job only
+    # a job or result that cannot be sent (no pickle of it) is the error of this job only
     error = future.exception()
     return future.result() if error is None else Outcome(job=job, error=error)
-
-
-_END = object()
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -127,22 +146,29 @@ def _guarded(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result
     try:
         return Outcome(job=job, result=function(job))
     except Exception as error:
-        return Outcome(job=job, error=error, traceback=traceback.format_exc())
+        return Outcome(job=job, error=_portable(error), traceback=traceback.format_exc())
 
 
-def _one_at_a_time(function: Callable[[Job], Result], jobs: list[Job]) -> Iterator[Outcome[Job, Result]]:
-    for job in jobs:
-        with _pool(1) as pool:
-            try:
-                outcome = pool.submit(_guarded, function, job).result()
-            except BrokenProcessPool:
-                message = "the worker process was killed, usually for lack of memory; free memory or use fewer processes"
-                outcome = Outcome(job=job, error=WorkerKilled(message))
-        yield outcome
+def _portable(error: Exception) -> Exception:
+    """The error, or one with the same words when it cannot be sent."""
+    try:  # an error that fails to unpickle would break the pool
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _alone(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result]:
+    with _pool(1) as pool:
+        future = pool.submit(_guarded, function, job)
+        if not _killed(future):
+            return _outcome(future, job)
+    message = "the worker process was killed, usually for lack of memory; free memory or use fewer processes"
+    return Outcome(job=job, error=WorkerKilled(message))
 
 
 def failure(outcome: Outcome[Job, Result], *, case: str) -> list[Problem]:
-    """The problems that ended a job, each with its case id; an unforeseen error keeps its traceback in the log."""
+    """The problems that ended a job, each with its case id; tracebacks of unforeseen errors go to the log."""
     if isinstance(outcome.error, DataError):
         return [replace(problem, case=problem.case or case) for problem in outcome.error.problems]
     if isinstance(outcome.error, AutosegError):

@@ -16,7 +16,11 @@ TOTAL_SAMPLES = int(1e8)  # foreground voxels kept over all cases and per channe
 
 
 def fingerprint(
-    dataset: Dataset, *, workspace: Workspace, workers: int, progress: Callable[[str], None] = lambda case: None
+    dataset: Dataset,
+    *,
+    workspace: Workspace,
+    workers: int,
+    progress: Callable[[str], None] = lambda case: None,
 ) -> tuple[Fingerprint, list[Problem], list[Problem], int]:
     """Check and measure every case of a data set; cases that were measured before are not read again.
 
@@ -51,5 +55,6 @@ def fingerprint(
     seen = {name for measure in measures.values() for name in measure.labels}
     for name in dataset.labels.foreground:
         if name not in seen:
-            warnings.append(Problem(case="", file="dataset.json", found=f"label '{name}' occurs in no case", next="check it"))
+            found = f"label '{name}' occurs in no case"
+            warnings.append(Problem(case="", file="dataset.json", found=found, next="check it"))
     return pool(measures), problems, warnings, n_new

@@ -16,12 +16,12 @@ from autoseg.core.labels import LabelScheme
 from autoseg.io.images import read_case
 from autoseg.ops.crop import bounding_box, crop, nonzero_mask
 
-MEASURE_VERSION = 1
+MEASURE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureJob:
-    """One case to read, check and measure. `max_samples` limits the foreground voxels that are kept per channel."""
+    """One case to read, check and measure; at most `max_samples` foreground voxels are kept per channel."""
 
     case: Case
     labels: LabelScheme
@@ -33,8 +33,9 @@ class MeasureJob:
 class CaseMeasure:
     """Facts of one case; shapes and spacings are canonical (z, y, x).
 
-    `samples` holds foreground intensities, float32 (C, n). `labels` maps a name to (volume in ml, millimetres from the
-    image centre towards the patient's left).
+    `samples` holds foreground intensities, float32 (C, n), of `n_foreground` voxels as many as were asked
+    for; the ignore label is no foreground. `labels` maps a name to (volume in ml, millimetres from the image
+    centre towards the patient's left).
     """
 
     key: str
@@ -43,6 +44,7 @@ class CaseMeasure:
     relative_size_after_crop: float
     labels: dict[str, tuple[float, float]]
     warnings: tuple[Problem, ...]
+    n_foreground: int
     samples: NDArray[np.float32]
 
 
@@ -52,14 +54,17 @@ def measure_case(job: MeasureJob) -> bool:
     Raises:
         DataError: all defects of the case.
     """
-    key = content_key(MEASURE_VERSION, job.labels.declared, job.max_samples, files=job.case.files)
-    if (known := _load(job.path)) is not None and known.key == key:
+    key = content_key(MEASURE_VERSION, job.labels.declared, files=job.case.files)
+    known = _load(job.path)
+    # max_samples changes with the number of cases, which matters to cases with more voxels only
+    if known and (known.key, known.samples.shape[1]) == (key, min(known.n_foreground, job.max_samples)):
         return False
     loaded = read_case(job.case, labels=job.labels)
     assert loaded.label is not None
     geometry = loaded.geometry.canonical
     box = bounding_box(nonzero_mask(loaded.image))
     label, image = crop(loaded.label, box), crop(loaded.image, box)
+    foreground = (label > 0) & (label < len(job.labels.values))
     measure = CaseMeasure(
         key=key,
         spacing_mm=geometry.spacing_mm,
@@ -67,7 +72,8 @@ def measure_case(job: MeasureJob) -> bool:
         relative_size_after_crop=label.size / loaded.label.size,
         labels=_label_facts(loaded.label, job.labels, geometry.spacing_mm),
         warnings=loaded.warnings,
-        samples=_sample(image, label > 0, job.max_samples),
+        n_foreground=int(np.count_nonzero(foreground)),
+        samples=_sample(image, foreground, job.max_samples),
     )
     _save(job.path, measure)
     return True
@@ -77,7 +83,8 @@ def load_measure(path: Path) -> CaseMeasure:
     """What `measure_case` kept. Raises DataError when the file is missing or damaged."""
     measure = _load(path)
     if measure is None:
-        raise DataError(Problem(case=path.stem, file=str(path), found="cannot be read", next="delete it and run again"))
+        todo = "delete it and run again"
+        raise DataError(Problem(case=path.stem, file=str(path), found="cannot be read", next=todo))
     return measure
 
 
@@ -115,9 +122,11 @@ def _save(path: Path, measure: CaseMeasure) -> None:
         "relative_size_after_crop": measure.relative_size_after_crop,
         "labels": measure.labels,
         "warnings": [vars(warning) for warning in measure.warnings],
+        "n_foreground": measure.n_foreground,
     }
+    text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
     with whole_file(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8), samples=measure.samples)
+        np.savez(stream, facts=text, samples=measure.samples)
 
 
 def _load(path: Path) -> CaseMeasure | None:
@@ -131,7 +140,8 @@ def _load(path: Path) -> CaseMeasure | None:
             relative_size_after_crop=facts["relative_size_after_crop"],
             labels={name: tuple(values) for name, values in facts["labels"].items()},
             warnings=tuple(Problem(**warning) for warning in facts["warnings"]),
+            n_foreground=facts["n_foreground"],
             samples=samples,
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None  # missing or damaged: it is measured again
+    except Exception:  # missing, damaged in whatever way, or of another version: it is measured again
+        return None

@@ -23,14 +23,15 @@ def pool(measures: dict[str, CaseMeasure]) -> Fingerprint:
     ordered = [measures[case] for case in cases]
     filled = [measure.samples for measure in ordered if measure.samples.shape[1]]
     if not filled:
-        found = "no case has a foreground voxel"
-        raise DataError(Problem(case="", file="labelsTr", found=found, next="check that the masks are not empty"))
+        found, todo = "no case has a foreground voxel", "check that the masks are not empty"
+        raise DataError(Problem(case="", file="labelsTr", found=found, next=todo))
     n_channels = filled[0].shape[0]
     return Fingerprint(
         spacings=[measure.spacing_mm for measure in ordered],
         shapes_after_crop=[measure.shape_after_crop for measure in ordered],
         foreground_intensity_properties_per_channel={
-            str(channel): weighted_intensities([samples[channel] for samples in filled]) for channel in range(n_channels)
+            str(channel): weighted_intensities([samples[channel] for samples in filled])
+            for channel in range(n_channels)
         },
         median_relative_size_after_cropping=float(np.median([m.relative_size_after_crop for m in ordered])),
         cases=cases,
@@ -42,16 +43,19 @@ def pool(measures: dict[str, CaseMeasure]) -> Fingerprint:
 def weighted_intensities(samples: Sequence[NDArray[np.float32]]) -> Intensities:
     """Statistics over the foreground in which every case counts the same, however many voxels it has.
 
-    nnU-Net draws the same number of voxels from each case, with replacement; these are the values that its estimate
-    scatters around. Percentiles are those of the weighted empirical distribution, linearly interpolated.
+    nnU-Net draws the same number of voxels from each case, with replacement; these are the values that its
+    estimate scatters around. A percentile is the value at which the weights, summed in ascending order, pass
+    it (the mean of two where they meet it exactly).
     """
     values = np.concatenate(samples).astype(np.float64)
     weights = np.concatenate([np.full(len(s), 1.0 / len(s)) for s in samples]) / len(samples)
     order = np.argsort(values, kind="stable")
     values, weights = values[order], weights[order]
     mean = float(np.sum(weights * values))
-    positions = np.cumsum(weights) - 0.5 * weights
-    low, median, high = (float(v) for v in np.interp([0.005, 0.5, 0.995], positions, values))
+    passed = np.cumsum(weights)
+    rounding = np.array([[-1e-9], [1e-9]])
+    around = values[np.searchsorted(passed, np.array([0.005, 0.5, 0.995]) + rounding)]
+    low, median, high = (float(v) for v in around.mean(axis=0))
     return Intensities(
         mean=mean,
         median=median,

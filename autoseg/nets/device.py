@@ -22,7 +22,8 @@ def choose_device(name: str | None) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"--device {name} is no device; give cpu, cuda, cuda:1 or mps") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"--device {name}: {torch.cuda.device_count()} CUDA devices found; choose another or use cpu")
+        found = f"{torch.cuda.device_count()} CUDA devices found"
+        raise DeviceError(f"--device {name}: {found}; choose another or use cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has no such device; use cpu")
     if device.type not in ("cpu", "cuda", "mps"):
@@ -39,13 +40,16 @@ def choose_precision(device: torch.device, wanted: str = "auto") -> str:
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _native_bf16():
+    if device.type == "cpu" and torch.backends.mkldnn.is_available() and _native_bf16():
         return "bf16"
     return "float32"
 
 
 def _native_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    # private names, some of them not in every version
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, name, bool)() for name in tests)
+    return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

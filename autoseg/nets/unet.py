@@ -26,7 +26,7 @@ class InstanceNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise every channel of every sample over its voxels."""
         if x.device.type == "cpu":
-            # Group norm with one channel per group is the same arithmetic; on the CPU its kernel keeps channels-last.
+            # Group norm with one channel per group is the same; its CPU kernel keeps the memory format.
             return functional.group_norm(x, x.shape[1], self.weight, self.bias, 1e-5)
         return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
 
@@ -60,8 +60,8 @@ class ConvBlock(nn.Module):
 class PlainUNet(nn.Module):
     """Encoder of strided convolution blocks, decoder of transposed convolutions with skip connections.
 
-    In training mode it returns the segmentation logits of every decoder stage, full resolution first (for deep
-    supervision); in evaluation mode only the full resolution, (B, n_outputs, *patch).
+    In training mode it returns the segmentation logits of every decoder stage, full resolution first (for
+    deep supervision); in evaluation mode only the full resolution, (B, n_outputs, *patch).
     """
 
     def __init__(self, spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> None:
@@ -98,14 +98,14 @@ class PlainUNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: torch.Tensor) -> Any:
-        """(B, n_channels, *patch) -> logits, one tensor or (in training) a list from full to coarsest resolution."""
+        """(B, n_channels, *patch) -> logits; in training a list of them, full resolution first."""
         skips = []
         for block in self.encoder:
             x = block(x)
             skips.append(x)
-        outputs = [] if self.decoder else [self.heads[0](x)]
         last = len(self.decoder) - 1
-        for i, (up, block, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=True)):
+        outputs = [self.heads[0](x)] if last < 0 else []
+        for i, (up, block, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=last >= 0)):
             x = block(torch.cat([up(x), skips[-2 - i]], dim=1))
             if self.training or i == last:
                 outputs.append(head(x))

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: crop, normalise, resample, tile, measure distances."""

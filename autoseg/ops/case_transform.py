@@ -41,7 +41,10 @@ class Grids:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedCase:
-    """image: float32 (C, *target_shape); label: int16 (*target_shape), -1 where the image is empty; grids: the way back."""
+    """A case on the network's grid, and the way back.
+
+    image is float32 (C, *target_shape); label is int16 (*target_shape), -1 where the image is empty, or None.
+    """
 
     image: NDArray[np.float32]
     label: NDArray[np.int16] | None
@@ -63,9 +66,12 @@ def prepare(
         image: float32 (C, Z, Y, X), canonical orientation.
         label: int16 (Z, Y, X), values inside, or None.
         spacing_mm: (z, y, x) of the image.
+        plan: the order of the axes and the intensities of the data set.
+        configuration: target spacing and normalisation.
+        device: where the image is resampled.
     """
     forward = plan.transpose_forward
-    shape: Shape = image.shape[1:]  # type: ignore[assignment]
+    shape: Shape = image.shape[1:]
     image = image.transpose(0, *(1 + axis for axis in forward))
     mask = nonzero_mask(image)
     box = bounding_box(mask)
@@ -83,7 +89,7 @@ def prepare(
         cropped_label[(cropped_label == 0) & ~mask] = -1
     current: Spacing = tuple(spacing_mm[axis] for axis in forward)  # type: ignore[assignment]
     target: Spacing = (current[0], *configuration.spacing_mm)[-3:]  # type: ignore[assignment]
-    new_shape: Shape = tuple(  # type: ignore[assignment]
+    new_shape: Shape = tuple(
         max(1, round(old / new * n)) for old, new, n in zip(current, target, mask.shape, strict=True)
     )
     axis = separate_axis(current, target)
@@ -93,12 +99,18 @@ def prepare(
         if cropped_label is None
         else resample_labels(cropped_label, new_shape=new_shape, separate_axis=axis),
         grids=Grids(
-            shape=shape, box=box, spacing_mm=current, target_spacing_mm=target, target_shape=new_shape, transpose=forward
+            shape=shape,
+            box=box,
+            spacing_mm=current,
+            target_spacing_mm=target,
+            target_shape=new_shape,
+            transpose=forward,
         ),
     )
 
 
 def restore_labels(cropped: NDArray, grids: Grids) -> NDArray:
-    """Undo crop and transposition: (*cropped_shape) -> canonical (Z, Y, X), background outside the nonzero region."""
-    whole = paste(cropped, box=grids.box, shape=grids.transposed_shape, fill=0)
-    return whole.transpose(tuple(grids.transpose.index(axis) for axis in range(3)))
+    """Undo crop and transposition: (*cropped_shape) -> canonical (Z, Y, X), background around the crop."""
+    backward = tuple(grids.transpose.index(axis) for axis in range(3))
+    whole: NDArray = paste(cropped, box=grids.box, shape=grids.transposed_shape, fill=0).transpose(backward)
+    return whole

@@ -10,10 +10,11 @@ from scipy.ndimage import gaussian_filter1d
 
 
 def tile_starts(size: int, patch: int, *, step: float) -> tuple[int, ...]:
-    """First voxels of the tiles along one axis: evenly spread, at most `step` * patch apart, covering everything.
+    """First voxels of the tiles along one axis: evenly spread, at most `step` * patch apart, covering all.
 
     Args:
         size: voxels of the image, at least `patch`.
+        patch: voxels of a tile.
         step: share of the patch between neighbouring tiles, in (0, 1].
     """
     n_steps = ceil((size - patch) / (step * patch))
@@ -23,8 +24,8 @@ def tile_starts(size: int, patch: int, *, step: float) -> tuple[int, ...]:
 def gaussian_window(patch: int) -> NDArray[np.float64]:
     """Weight of a tile's voxels along one axis, (patch,), 1 in the centre: a Gaussian of sigma patch / 8.
 
-    The window of a whole tile is the outer product over its axes. Because tiles lie on a grid, the summed weight of all
-    tiles is an outer product too, so no weight volume is needed.
+    The window of a whole tile is the outer product over its axes. Because tiles lie on a grid, the summed
+    weight of all tiles is an outer product too, so no weight volume is needed.
     """
     delta = np.zeros(patch)
     delta[patch // 2] = 1.0

@@ -1,17 +1,17 @@
-"""Fingerprint, memory budget -> Plan. Every rule has a file of its own; this page is the order in which they apply."""
+"""Fingerprint, memory budget -> Plan. Every rule has a file of its own; this page is their order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
+from math import inf, prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.core.dataset import DatasetJson
-from autoseg.core.errors import UsageError
-from autoseg.core.fingerprint import Fingerprint
+from autoseg.core.errors import DataError, Problem, UsageError
+from autoseg.core.fingerprint import Fingerprint, Intensities
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.records import nearest
 from autoseg.planning.batch_size import batch_size
@@ -21,9 +21,9 @@ from autoseg.planning.normalization import normalization
 from autoseg.planning.patch_size import patch_and_network
 from autoseg.planning.target_spacing import resampled_shape, target_spacing
 
-# "small" has half the features per stage: about a quarter of the arithmetic, for machines without a graphics card.
+# "small" has half the features per stage: a quarter of the arithmetic, for machines without a graphics card
 PLANNERS: dict[str, Budget] = {"default": Budget(), "small": Budget(base_features=16)}
-LOWRES_BELOW = 0.25  # of the median image seen by one patch: less lacks context, so a coarser configuration is added
+LOWRES_BELOW = 0.25  # of the median image seen by a patch: less lacks context, so a coarser plan is added
 LOWRES_STEP = 1.03
 LOWRES_WORTHWHILE = 2.0
 
@@ -40,10 +40,16 @@ def plan(
     """Decide everything about a data set: one configuration per way to look at it.
 
     Args:
+        fingerprint: what was measured.
+        declaration: dataset.json.
+        dataset: name of the data set, noted in the plan.
+        planner: a key of PLANNERS.
+        gpu_memory_gb: memory to plan for; None is what the planner was made for.
         spacing_mm: overrides the target spacing, (z, y, x).
 
     Raises:
         UsageError: unknown planner, or a spacing or memory that is not positive.
+        DataError: the fingerprint has not the channels of dataset.json.
     """
     budget = _budget(planner, gpu_memory_gb, spacing_mm)
     target, why_spacing = target_spacing(fingerprint)
@@ -57,13 +63,14 @@ def plan(
     ]
     median = np.median(np.array(shapes), axis=0)[list(forward)]
     spacing = target[list(forward)]
-    n_cases = declaration.numTraining or len(shapes)
+    # nnU-Net's fingerprint files, which name no cases, may sample them; numTraining may be wrong
+    n_cases = len(fingerprint.cases) or declaration.numTraining or len(shapes)
     build = _Builder(fingerprint, declaration, forward, budget)
     configurations: dict[str, Configuration] = {}
     if median[0] != 1:
         full = build(spacing, median, n_cases * prod(median), why_spacing)
         low = _lowres(build, full, median, n_cases)
-        why = "batch Dice when a patch sees less than a quarter of the image, so that some patches lack structures"
+        why = "batch Dice when a patch sees less than a quarter of the image: some patches lack structures"
         full = full.with_changes(batch_dice=low is not None, reasons={**full.reasons, "batch_dice": why})
         configurations = {"3d_fullres": full} if low is None else {"3d_lowres": low, "3d_fullres": full}
     slices = build(spacing[1:], median[1:], n_cases * prod(median), why_spacing)
@@ -71,12 +78,12 @@ def plan(
     return Plan(
         planner=planner,
         dataset=dataset,
-        transpose_forward=forward,  # type: ignore[arg-type]
+        transpose_forward=forward,
         channel_names=list(declaration.channel_names.values()),
         labels={n: list(v) if isinstance(v, list) else v for n, v in declaration.labels.items()},
         regions_class_order=list(declaration.scheme.regions_class_order),
         file_ending=declaration.file_ending,
-        intensities=list(fingerprint.foreground_intensity_properties_per_channel.values()),
+        intensities=_intensities(fingerprint, len(declaration.channel_names)),
         configurations=configurations,
         reasons={"transpose_forward": f"axis {coarsest} has the coarsest target spacing and comes first"},
         fingerprint_key=fingerprint.key,
@@ -86,12 +93,21 @@ def plan(
 def _budget(planner: str, gpu_memory_gb: float | None, spacing_mm: Sequence[float] | None) -> Budget:
     if planner not in PLANNERS:
         raise UsageError(f"no planner '{planner}'; {nearest(planner, [*PLANNERS])}")
-    if gpu_memory_gb is not None and gpu_memory_gb <= 0:
+    if gpu_memory_gb is not None and not 0 < gpu_memory_gb < inf:
         raise UsageError(f"--gpu_memory_gb is {gpu_memory_gb}; give a positive number")
-    if spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0):
+    if spacing_mm is not None and (len(spacing_mm) != 3 or not all(0 < s < inf for s in spacing_mm)):
         raise UsageError(f"--spacing is {spacing_mm}; give three positive numbers: z y x in mm")
     budget = PLANNERS[planner]
     return budget if gpu_memory_gb is None else replace(budget, memory_gb=gpu_memory_gb)
+
+
+def _intensities(fingerprint: Fingerprint, n_channels: int) -> list[Intensities]:
+    known = fingerprint.foreground_intensity_properties_per_channel
+    if set(known) != {str(channel) for channel in range(n_channels)}:
+        found = f"has intensities of channels {', '.join(known)} where dataset.json declares {n_channels}"
+        todo = "extract the fingerprint of this data set"
+        raise DataError(Problem(case="", file="fingerprint", found=found, next=todo))
+    return [known[str(channel)] for channel in range(n_channels)]
 
 
 class _Builder:
@@ -143,18 +159,21 @@ class _Builder:
         )
 
 
-def _lowres(build: _Builder, full: Configuration, median: NDArray[np.float64], n_cases: int) -> Configuration | None:
-    """The coarser configuration for images much larger than a patch (reference rule 3.7); None when not worthwhile.
+def _lowres(
+    build: _Builder, full: Configuration, median: NDArray[np.float64], n_cases: int
+) -> Configuration | None:
+    """The coarser configuration for images much larger than a patch (rule 3.7); None when not worthwhile.
 
     Spacing grows in small steps, the finer axes first, until a patch sees a quarter of the median image.
     """
     fine = np.array(full.spacing_mm)
     coarse, low, voxels = fine.copy(), full, float(prod(median))
+    why = "enlarged until a patch sees a quarter of the median image"
     while prod(low.patch_size) / voxels < LOWRES_BELOW:
         finer = coarse.max() / coarse > 2
         coarse[finer if finer.any() else slice(None)] *= LOWRES_STEP
         shape = fine / coarse * median
         voxels = float(prod(shape))
-        rounded = np.array([round(n) for n in shape], dtype=np.float64)
-        low = build(coarse, rounded, voxels * n_cases, "enlarged until a patch sees a quarter of the median image")
+        rounded = np.array([max(1, round(n)) for n in shape], dtype=np.float64)
+        low = build(coarse, rounded, voxels * n_cases, why)
     return low if low is not full and prod(median) / voxels >= LOWRES_WORTHWHILE else None

@@ -20,7 +20,7 @@ class Budget:
     reference_batch_2d: int = 12
     min_batch: int = 2
     base_features: int = 32
-    max_dataset_share: float = 0.05  # of all voxels of the data set in one batch: more would be the same images again
+    max_dataset_share: float = 0.05  # of all voxels in one batch: more would be the same images again
 
     def elements(self, dimensions: int) -> float:
         """Feature map elements that fit into the memory at the reference batch size."""

@@ -11,9 +11,9 @@ LEFT_RIGHT = 2  # canonical array axis along which left and right differ
 def mirroring(scheme: LabelScheme, fingerprint: Fingerprint) -> tuple[bool, list[tuple[str, str]], str]:
     """Whether the left-right axis may be mirrored, the label pairs to swap then, and the reason.
 
-    A pair of names (left_kidney, right_kidney) is believed when the training labels confirm it: similar mean volumes
-    (within a factor 2) and centroids on opposite sides of each other. Labels that tell sides without a confirmed
-    partner, such as left and right ventricle of the heart, forbid mirroring along that axis.
+    A pair of names (left_kidney, right_kidney) is believed when the training labels confirm it: similar mean
+    volumes (within a factor 2) and centroids on opposite sides of each other. Labels that tell sides without
+    a confirmed partner, such as left and right ventricle of the heart, forbid mirroring along that axis.
     """
     pairs, lonely = left_right_pairs(list(scheme.foreground))
     if scheme.has_regions and pairs:
@@ -21,10 +21,12 @@ def mirroring(scheme: LabelScheme, fingerprint: Fingerprint) -> tuple[bool, list
     confirmed = [pair for pair in pairs if _mirror_images(*(fingerprint.labels.get(name) for name in pair))]
     doubtful = [f"{left}/{right}" for left, right in pairs if (left, right) not in confirmed] + lonely
     if doubtful:
-        return False, [], f"sides without a confirmed mirror partner ({', '.join(doubtful)}): no left-right mirroring"
+        why = f"sides without a confirmed mirror partner ({', '.join(doubtful)}): no left-right mirroring"
+        return False, [], why
     if confirmed:
         swapped = ", ".join(f"{left}/{right}" for left, right in confirmed)
-        return True, confirmed, f"left and right change places when mirrored: {swapped} (volumes and positions agree)"
+        why = f"left and right change places when mirrored: {swapped} (volumes and positions agree)"
+        return True, confirmed, why
     return True, [], "no label tells left from right"
 
 

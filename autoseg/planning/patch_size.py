@@ -10,7 +10,7 @@ import numpy as np
 from autoseg.core.plan import NetworkSpec
 from autoseg.nets.cost import feature_map_elements
 from autoseg.planning.budget import Budget
-from autoseg.planning.topology import Topology, topology
+from autoseg.planning.topology import MIN_EDGE, Topology, topology
 
 MAX_FEATURES = {2: 512, 3: 320}
 BLOCKS = 2
@@ -18,9 +18,9 @@ BLOCKS = 2
 
 def network_for(shape: Topology, base_features: int) -> NetworkSpec:
     """The plain U-Net for a topology: features double per stage up to a cap."""
-    stages, dimensions = len(shape.strides), len(shape.patch_size)
+    stages, cap = len(shape.strides), MAX_FEATURES[len(shape.patch_size)]
     return NetworkSpec(
-        features_per_stage=[min(MAX_FEATURES[dimensions], base_features * 2**stage) for stage in range(stages)],
+        features_per_stage=[min(cap, base_features * 2**stage) for stage in range(stages)],
         strides=[list(stride) for stride in shape.strides],
         kernel_sizes=[list(kernel) for kernel in shape.kernel_sizes],
         blocks_per_stage=[BLOCKS] * stages,
@@ -40,7 +40,9 @@ def initial_patch(spacing_mm: Sequence[float], median_shape: Sequence[float]) ->
 def patch_and_network(
     spacing_mm: Sequence[float], median_shape: Sequence[float], *, budget: Budget, n_label_entries: int
 ) -> tuple[Topology, NetworkSpec, int, str]:
-    """Shrink the initial patch until its network fits the budget (reference rule 3.3).
+    """Shrink the initial patch until its network fits the budget, or the bottleneck is all that is left.
+
+    Source: reference rule 3.3, which knows no such end.
 
     Returns:
         (topology with the patch, network, its feature map elements, the reason).
@@ -52,27 +54,33 @@ def patch_and_network(
     # the estimate is for one patch; the reference was measured with two
     limit = allowed * budget.reference_batch(dimensions) / 2
     steps = 0
-    while (elements := _elements(shape, n_label_entries, budget)) > limit:
+    while (elements := _elements(shape, n_label_entries, budget)) > limit and max(
+        shape.patch_size
+    ) > MIN_EDGE:
         shape = _smaller(shape, spacing_mm, median_shape)
         steps += 1
     reason = (
-        f"started from {'x'.join(f'{n:g}' for n in start)} (at most the median image), shrunk {steps} times along the axis "
-        f"largest against the median image until the feature maps ({elements:.3g}) fit {limit:.3g}"
+        f"started from {'x'.join(f'{n:g}' for n in start)} (at most the median image), shrunk {steps} times "
+        f"along the axis largest against the median image; {elements:.3g} feature map elements where memory "
+        f"holds {limit:.3g}"
     )
     return shape, network_for(shape, budget.base_features), elements, reason
 
 
 def _elements(shape: Topology, n_label_entries: int, budget: Budget) -> int:
-    return feature_map_elements(network_for(shape, budget.base_features), shape.patch_size, n_label_entries=n_label_entries)
+    network = network_for(shape, budget.base_features)
+    return feature_map_elements(network, shape.patch_size, n_label_entries=n_label_entries)
 
 
 def _smaller(shape: Topology, spacing_mm: Sequence[float], median_shape: Sequence[float]) -> Topology:
     """One step down along the axis that is largest against the median image.
 
-    The step is the divisor that the axis will have after the reduction, since the topology may lose a stage by it.
+    The step is the divisor that the axis will have then, since the topology may lose a stage.
     """
     patch = list(shape.patch_size)
-    axis = int(np.argsort(np.array(patch) / np.array(median_shape))[-1])
+    share = np.array(patch) / np.array(median_shape)
+    share[np.array(patch) == 1] = 0  # nothing is left to take away
+    axis = int(np.argsort(share)[-1])
     tentative = list(patch)
     tentative[axis] -= shape.divisor[axis]
     patch[axis] -= topology(spacing_mm, tentative).divisor[axis]

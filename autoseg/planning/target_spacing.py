@@ -13,9 +13,9 @@ ANISOTROPY = 3.0
 def target_spacing(fingerprint: Fingerprint) -> tuple[NDArray[np.float64], str]:
     """Target spacing in mm per axis (untransposed z, y, x), and the reason.
 
-    The median spacing keeps most images nearly as they are. Where one axis is much coarser and much shorter than the
-    others, its median would throw away detail of the finer images, so the 10th percentile is taken there
-    (reference: nnU-Net's rule, 3.1).
+    The median spacing keeps most images nearly as they are. Where one axis is much coarser and much shorter
+    than the others, its median would throw away detail of the finer images, so the 10th percentile is taken
+    there (reference: nnU-Net's rule, 3.1).
     """
     spacings = np.array(fingerprint.spacings)
     sizes = np.median(np.array(fingerprint.shapes_after_crop), axis=0)
@@ -31,13 +31,16 @@ def target_spacing(fingerprint: Fingerprint) -> tuple[NDArray[np.float64], str]:
         finer = float(max(target[others])) + 1e-5
     target[worst] = finer
     return target, (
-        f"median spacing of {len(spacings)} cases; axis {worst} is over {ANISOTROPY:g} times coarser and shorter than the "
-        "others, so its 10th percentile is taken"
+        f"median spacing of {len(spacings)} cases; axis {worst} is over {ANISOTROPY:g} times coarser and "
+        "shorter than the others, so its 10th percentile is taken"
     )
 
 
 def resampled_shape(
-    shape: NDArray[np.int64] | tuple[int, ...], spacing_mm: NDArray[np.float64], target_mm: NDArray[np.float64]
+    shape: NDArray[np.int64] | tuple[int, ...],
+    spacing_mm: NDArray[np.float64],
+    target_mm: NDArray[np.float64],
 ) -> tuple[int, ...]:
-    """Shape after resampling: round(spacing / target * shape), halves to even."""
-    return tuple(int(round(old / new * n)) for old, new, n in zip(spacing_mm, target_mm, shape, strict=True))
+    """Shape after resampling: round(spacing / target * shape), halves to even, at least 1."""
+    sizes = (round(float(old / new * n)) for old, new, n in zip(spacing_mm, target_mm, shape, strict=True))
+    return tuple(max(1, size) for size in sizes)

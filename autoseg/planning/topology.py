@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 MIN_EDGE = 4  # voxels: the bottleneck stays at least this large along every pooled axis
 
@@ -20,14 +20,15 @@ class Topology:
     @property
     def divisor(self) -> tuple[int, ...]:
         """What the patch must be a multiple of, per axis."""
-        return tuple(2 ** sum(stride[axis] == 2 for stride in self.strides) for axis in range(len(self.patch_size)))
+        return tuple(prod(along) for along in zip(*self.strides, strict=True))
 
 
 def topology(spacing_mm: Sequence[float], patch_size: Sequence[float]) -> Topology:
     """Derive strides and kernels from spacing and patch size (reference rule 3.3).
 
-    Only axes with a spacing within a factor 2 of the finest poolable one are halved, so that the voxels become isotropic
-    on the way down; an axis gets kernel size 3 once its spacing is within a factor 2 of the finest axis.
+    Only axes with a spacing within a factor 2 of the finest poolable one are halved, so that the voxels
+    become isotropic on the way down; an axis gets kernel size 3 once its spacing is within a factor 2 of the
+    finest axis.
     """
     spacing, size = list(spacing_mm), list(patch_size)
     axes = range(len(size))

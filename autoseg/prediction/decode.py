@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from autoseg.core.labels import LabelScheme
+from autoseg.ops.resample import resize_axis, resize_matrix
 
 Shape = tuple[int, int, int]
 CHUNK_BYTES = 2**26  # of resampled logits at a time; larger chunks are not faster
@@ -22,7 +22,7 @@ def decode_stream(
     shape_out: Shape,
     separate_axis: int | None,
     scheme: LabelScheme,
-) -> NDArray[np.uint16]:
+) -> NDArray[np.unsignedinteger]:
     """Resample streamed logits linearly (nearest along `separate_axis`) and decode them.
 
     The numbers are those of a linear resize of the whole volume with half-voxel centres and edge values beyond the
@@ -33,9 +33,10 @@ def decode_stream(
         shape_in: grid of the logits. shape_out: grid of the result.
 
     Returns:
-        (*shape_out) values inside the pipeline for label schemes, values as in files for regions.
+        (*shape_out) values inside the pipeline (uint16) for label schemes, values as in files (in the scheme's output
+        type) for regions.
     """
-    result = np.zeros(shape_out, dtype=np.uint16)
+    result = np.zeros(shape_out, dtype=scheme.output_dtype if scheme.has_regions else np.uint16)
     low, high, weight = _interpolation(shape_in[0], shape_out[0], nearest=separate_axis == 0)
     row, last_row = 0, None
     next_out = 0
@@ -60,11 +61,11 @@ def decode_stream(
 
 
 def decode(logits: torch.Tensor, scheme: LabelScheme) -> torch.Tensor:
-    """Logits (n_outputs, *size) -> int16 (*size): the likeliest value inside, or, with regions, the file values of all
+    """Logits (n_outputs, *size) -> int64 (*size): the likeliest value inside, or, with regions, the file values of all
     regions with probability above 0.5, painted in `regions_class_order`."""
     if not scheme.has_regions:
-        return logits.argmax(dim=0).to(torch.int16)
-    labels = torch.zeros(logits.shape[1:], dtype=torch.int16, device=logits.device)
+        return logits.max(dim=0).indices  # half the time of argmax on a CPU
+    labels = torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)
     for region, value in zip(logits, scheme.regions_class_order, strict=True):
         labels[region > 0] = value  # a probability above 0.5 is a logit above 0
     return labels
@@ -83,11 +84,17 @@ def _interpolation(n_in: int, n_out: int, *, nearest: bool) -> tuple[list[int], 
 
 
 def _resize_in_plane(rows: torch.Tensor, shape: tuple[int, ...], separate_axis: int | None) -> torch.Tensor:
-    """(n_outputs, rows, Y, X) -> (n_outputs, rows, *shape), linear, nearest along a separate in-plane axis."""
-    for axis in (1, 2):
-        if separate_axis == axis and rows.shape[axis + 1] != shape[axis - 1]:
-            index, _, _ = _interpolation(rows.shape[axis + 1], shape[axis - 1], nearest=True)
-            rows = rows.index_select(axis + 1, torch.tensor(index, device=rows.device))
-    if tuple(rows.shape[2:]) == tuple(shape):
-        return rows
-    return functional.interpolate(rows, size=tuple(shape), mode="bilinear", align_corners=False)
+    """(n_outputs, rows, Y, X) -> (n_outputs, rows, *shape), linear, nearest along a separate in-plane axis.
+
+    torch's own interpolation rounds its positions to float32, which moves logits by up to 1e-4 and some labels.
+    """
+    for axis, n_out in enumerate(shape, start=2):
+        n_in = rows.shape[axis]
+        if n_in == n_out:
+            continue
+        if separate_axis == axis - 1:
+            index, _, _ = _interpolation(n_in, n_out, nearest=True)
+            rows = rows.index_select(axis, torch.tensor(index, device=rows.device))
+        else:
+            rows = resize_axis(rows, resize_matrix(n_in, n_out, order=1), axis=axis)
+    return rows

@@ -72,11 +72,11 @@ def predict_case(
     labels = predict_image(ensemble, loaded.image, spacing_mm=geometry.spacing_mm, step=step, progress=progress)
     write_labels(path, labels, like=case.images[0])
     scheme = ensemble.plan.scheme
-    counts = np.bincount(labels.ravel(), minlength=int(max(scheme.values)) + 1)
+    counts = np.zeros(max(scheme.values) + 1, dtype=np.int64)
+    for plane in labels:  # one by one: bincount takes 8 bytes per voxel
+        counts += np.bincount(plane.ravel(), minlength=len(counts))
     ml = geometry.voxel_volume_ml
-    members = scheme.regions_class_order if scheme.has_regions else ()
-    values = {name: (members[i],) if members else v for i, (name, v) in enumerate(scheme.foreground.items())}
-    volumes = {name: round(float(counts[list(v)].sum()) * ml, 4) for name, v in values.items()}
+    volumes = {name: round(float(counts[list(v)].sum()) * ml, 4) for name, v in scheme.foreground.items()}
     return {"volumes_ml": volumes, "warnings": [f"{w.found}; {w.next}" for w in loaded.warnings]}
 
 
@@ -85,8 +85,16 @@ def asked_cases(folder: Path) -> set[str] | None:
     records = sorted(folder.glob("prediction*.json"))
     if not records:
         return None
-    values = [read_json(path) for path in records]
+    values = [_read_record(path) for path in records]
     return {case for value in values for case in (*value["cases"], *(f["case"] for f in value["failures"]))}
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    kinds = {"cases": dict, "failures": list}
+    if not isinstance(value, dict) or not all(isinstance(value.get(k), kind) for k, kind in kinds.items()):
+        raise DataError(Problem(case="", file=str(path), found="is no record of predictions", next="move it away"))
+    return value
 
 
 class PredictionRecord:
@@ -95,8 +103,8 @@ class PredictionRecord:
     def __init__(self, folder: Path, *, part: tuple[int, int], facts: dict[str, Any]) -> None:
         number, n_parts = part
         self.path = folder / (RECORD if n_parts == 1 else f"prediction_part{number}of{n_parts}.json")
-        known = read_json(self.path) if self.path.is_file() else {}
-        self.value: dict[str, Any] = {**facts, "cases": known.get("cases", {}), "failures": []}
+        known = _read_record(self.path)["cases"] if self.path.is_file() else {}
+        self.value: dict[str, Any] = {**facts, "cases": known, "failures": []}
 
     def key_of(self, case: str) -> str | None:
         """What the stored prediction of a case was made from; None when there is none."""

@@ -12,6 +12,7 @@ from autoseg.ops.tiling import gaussian_window, padding, summed_window, tile_sta
 Shape = tuple[int, int, int]
 CPU_TILE_VOXELS = 2**18  # more voxels at a time do not make a CPU faster
 GPU_TILE_VOXELS = 2**22
+SLAB_BYTES = 2**26  # of finished rows handed out at a time; they lie in memory beside the accumulator
 
 
 def stream_logits(
@@ -50,9 +51,20 @@ def stream_logits(
         torch.from_numpy(summed_window(n, p, step=step)).float().to(device) for n, p in zip(shape, patch, strict=True)
     ]
     ring = torch.zeros(n_outputs, patch[0], *shape[1:], device=device)
+    slab_rows = max(1, SLAB_BYTES // (ring[:, 0].numel() * ring.element_size()))
+
+    def add(z: int, corners: list[tuple[int, ...]]) -> None:
+        # In a function, so that these logits are freed before the network is asked for the next.
+        tiles = torch.stack([padded[(slice(None), *_box(corner, patch))] for corner in corners]).to(device)
+        logits = network(tiles[:, :, 0])[:, :, None] if flat else network(tiles)
+        for (_, y, x), tile in zip(corners, logits, strict=True):
+            for start, stop in _ring_runs(z, z + patch[0], patch[0], longest=patch[0]):
+                target = ring[:, start % patch[0] : start % patch[0] + stop - start]
+                rows = slice(start - z, stop - z)
+                target[:, :, y : y + patch[1], x : x + patch[2]].addcmul_(tile[:, rows], window[rows])
 
     def finished(first: int, last: int) -> Iterator[torch.Tensor]:
-        for start, stop in _ring_runs(first, last, patch[0]):
+        for start, stop in _ring_runs(first, last, patch[0], longest=slab_rows):
             rows = ring[:, start % patch[0] : start % patch[0] + stop - start]
             done = rows / (sums[0][start:stop, None, None] * sums[1][:, None] * sums[2])
             rows.zero_()
@@ -67,23 +79,17 @@ def stream_logits(
         yield from finished(emitted, z)
         emitted = z
         for group in _batches(list(corners), at_once):
-            tiles = torch.stack([padded[(slice(None), *_box(corner, patch))] for corner in group]).to(device)
-            logits = network(tiles[:, :, 0] if flat else tiles)
-            logits = (logits[:, :, None] if flat else logits) * window
-            for (_, y, x), tile in zip(group, logits, strict=True):
-                for start, stop in _ring_runs(z, z + patch[0], patch[0]):
-                    target = ring[:, start % patch[0] : start % patch[0] + stop - start]
-                    target[:, :, y : y + patch[1], x : x + patch[2]] += tile[:, start - z : stop - z]
+            add(z, group)
             n_done += len(group)
             progress(n_done / n_tiles)
     yield from finished(emitted, shape[0])
 
 
-def _ring_runs(first: int, last: int, length: int) -> list[tuple[int, int]]:
-    """Split the rows first..last into runs that are contiguous in a ring buffer of `length` rows."""
+def _ring_runs(first: int, last: int, length: int, *, longest: int) -> list[tuple[int, int]]:
+    """Split the rows first..last into runs of at most `longest` that are contiguous in a ring buffer of `length` rows."""
     runs, start = [], first
     while start < last:
-        stop = min(last, (start // length + 1) * length)
+        stop = min(last, (start // length + 1) * length, start + longest)
         runs.append((start, stop))
         start = stop
     return runs

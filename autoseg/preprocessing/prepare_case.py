@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.core.dataset import Case
+from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import content_key
 from autoseg.core.labels import LabelScheme
 from autoseg.core.plan import Plan
@@ -44,7 +45,16 @@ def prepare_case(job: PrepareJob) -> list[str]:
     Raises:
         DataError: all defects of the case.
     """
-    keys = {name: store_key(job.plan, name, job.case) for name in job.stores}
+    try:
+        keys = {name: store_key(job.plan, name, job.case) for name in job.stores}
+    except OSError as error:
+        problem = Problem(
+            case=job.case.id,
+            file=str(error.filename),
+            found=f"cannot be read ({error.strerror})",
+            next="check the file and its permissions",
+        )
+        raise DataError(problem) from error
     missing = [name for name, folder in job.stores.items() if not CaseStore(folder).has(job.case.id, keys[name])]
     if not missing:
         return []

@@ -18,8 +18,7 @@ class Objective:
     """Loss over (outputs, labels inside), for exclusive labels or regions, with the ignore label masked out."""
 
     def __init__(self, scheme: LabelScheme, configuration: Configuration, recipe: Recipe) -> None:
-        name = recipe.loss if recipe.loss != "auto" else "dice_bce" if scheme.has_regions else "dice_ce"
-        self.loss = with_deep_supervision(losses[name])
+        self.loss = with_deep_supervision(losses[_loss_name(scheme, recipe)])
         self.scheme = scheme
         self.batch_dice = configuration.batch_dice
         self.deep_supervision = recipe.deep_supervision
@@ -58,3 +57,11 @@ class Objective:
 
     def _annotated(self, label: torch.Tensor) -> torch.Tensor | None:
         return None if self.scheme.ignore_inside is None else label != self.scheme.ignore_inside
+
+
+def _loss_name(scheme: LabelScheme, recipe: Recipe) -> str:
+    if recipe.loss != "auto":
+        return recipe.loss
+    if scheme.has_regions:
+        return "dice_bce"
+    return "dice_ce_balanced" if recipe.class_balance else "dice_ce"

@@ -1,0 +1,18 @@
+"""What follows a training: choose, postprocess, pack, report, tell the state. Stages meet here too."""
+
+from __future__ import annotations
+
+from autoseg.aftercare.choice import find_best_configuration
+from autoseg.aftercare.delivery import postprocess, submit
+from autoseg.aftercare.overview import report
+from autoseg.aftercare.state import ConfigurationStatus, FoldStatus, status
+
+__all__ = [
+    "ConfigurationStatus",
+    "FoldStatus",
+    "find_best_configuration",
+    "postprocess",
+    "report",
+    "status",
+    "submit",
+]

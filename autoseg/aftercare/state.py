@@ -1,0 +1,125 @@
+"""How far everything is, and the command that continues it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from autoseg import training
+from autoseg.core.dataset import Dataset, read_dataset
+from autoseg.core.files import content_key
+from autoseg.core.plan import Plan
+from autoseg.core.recipe import RECIPES, Recipe
+from autoseg.core.scores import Scores
+from autoseg.core.splits import default_splits, read_splits
+from autoseg.core.workspace import Workspace, fold_folder
+from autoseg.io.case_store import CaseStore
+from autoseg.pipeline import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldStatus:
+    """How far a fold is.
+
+    `next` is the command that continues it, as words without -d; it is empty once the fold is validated.
+    """
+
+    fold: str
+    epochs_done: int
+    epochs_planned: int
+    state: str
+    mean_dice: float | None
+    next: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigurationStatus:
+    """How far a planned configuration is, and the commands (as words) that preprocess and train it."""
+
+    planner: str
+    configuration: str
+    cases: int
+    preprocessed: int
+    folds: tuple[FoldStatus, ...]
+    crossval_mean_dice: float | None
+    preprocess: tuple[str, ...]
+    train: tuple[str, ...]
+
+
+def status(folder: Path, workspace: Workspace) -> tuple[list[ConfigurationStatus], Outcome]:
+    """How far each planned configuration and each of its folds is. Changes nothing."""
+    dataset = read_dataset(folder)
+    folder_of_plans = workspace.plan(dataset.name, "default").parent
+    plans = sorted(folder_of_plans.glob("[!.]*.json"), key=lambda path: (path.stem != "default", path.stem))
+    found = [
+        _configuration_status(dataset, workspace, plan.planner, configuration)
+        for plan in map(Plan.read, plans)
+        for configuration in plan.configurations
+    ]
+    rows = [asdict(one) for one in found]
+    facts = {"dataset": dataset.name, "cases": len(dataset.cases), "configurations": rows}
+    return found, Outcome(facts=facts, problems=[*dataset.problems])
+
+
+def _configuration_status(
+    dataset: Dataset, workspace: Workspace, planner: str, configuration: str
+) -> ConfigurationStatus:
+    store = CaseStore(workspace.case_store(dataset.name, planner, configuration))
+    stored = dataset.cases.keys() & set(store.case_ids())
+    results = workspace.model(dataset.name, planner, configuration)
+    crossval = results / "crossval" / "summary.json"
+    own = ("--planner", planner) if planner != "default" else ()
+    train = ("train", "-c", configuration, *own)
+    return ConfigurationStatus(
+        planner=planner,
+        configuration=configuration,
+        cases=len(dataset.cases),
+        preprocessed=len(stored),
+        folds=tuple(_fold_status(results, fold, train) for fold in _folds(dataset, workspace, results)),
+        crossval_mean_dice=Scores.read(crossval).mean_dice if crossval.is_file() else None,
+        preprocess=("preprocess", "-c", configuration, *own),
+        train=train,
+    )
+
+
+def _folds(dataset: Dataset, workspace: Workspace, results: Path) -> Iterator[str]:
+    path = workspace.splits(dataset.name)
+    if path.is_file():
+        splits = read_splits(path, known=set(dataset.cases))
+    else:
+        splits = default_splits({case.id: case.group or case.id for case in dataset.cases.values()})
+    yield from map(str, range(len(splits)))
+    if fold_folder(results, "all").is_dir():
+        yield "all"
+
+
+def _fold_status(results: Path, fold: str, train: tuple[str, ...]) -> FoldStatus:
+    """What a fold's folder says. A fold that is not begun is planned like the others of its configuration."""
+    folder = fold_folder(results, fold)
+    recipes = [folder / "recipe.json", *sorted(results.glob("fold_*/recipe.json"))]
+    begun = next((path for path in recipes if path.is_file()), None)
+    recipe = Recipe.read(begun) if begun is not None else RECIPES["default"]
+    epochs_done = len(training.read_log(folder / "log.jsonl"))
+    weights, validation = folder / "weights.safetensors", folder / "validation"
+    score, note = validation / "summary.json", validation / ".made_from"
+    mean_dice: float | None = None
+    if not (folder / "recipe.json").is_file():
+        state = "not begun"
+    elif not weights.is_file() or epochs_done < recipe.epochs:
+        state = "not finished"
+    elif score.is_file() and note.is_file() and note.read_text() == content_key(files=[weights]):
+        state, mean_dice = "validated", Scores.read(score).mean_dice
+    else:
+        state = "not validated"
+    named = next((name for name, known in RECIPES.items() if known == recipe), str(begun))
+    how = () if named == "default" else ("--recipe", named)
+    command = () if state == "validated" else (*train, "-f", fold, *how)
+    return FoldStatus(
+        fold=fold,
+        epochs_done=epochs_done,
+        epochs_planned=recipe.epochs,
+        state=state,
+        mean_dice=mean_dice,
+        next=command,
+    )

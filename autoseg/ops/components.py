@@ -1,0 +1,38 @@
+"""Connected parts of a mask."""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+
+from autoseg.ops.crop import bounding_box, crop, paste
+
+
+def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected part of a mask; voxels that share a face, an edge or a corner are connected.
+
+    Of several parts of the same size the one whose first voxel comes first in array order stays.
+
+    Args:
+        mask: bool (Z, Y, X).
+
+    Returns:
+        bool (Z, Y, X), a new array; without a True voxel where `mask` has none.
+    """
+    assert mask.dtype == np.bool_, mask.dtype
+    assert mask.ndim == 3, mask.shape
+    if not mask.any():
+        return np.zeros_like(mask)
+    box = bounding_box(mask)
+    inner = crop(mask, box)
+    # cc3d 4.1 runs out of numbers where single voxels fill a volume to its corners; an empty rim spares some.
+    numbered = cc3d.connected_components(np.pad(inner, 1), connectivity=26)
+    parts = numbered[1:-1, 1:-1, 1:-1].ravel()
+    sizes = np.bincount(parts)
+    sizes[0] = 0
+    is_largest = sizes == sizes.max()
+    winner = parts[
+        is_largest[parts].argmax()
+    ]  # argmax finds the first voxel of all that are in a largest part
+    return paste((parts == winner).reshape(inner.shape), box=box, shape=mask.shape)

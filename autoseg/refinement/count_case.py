@@ -1,0 +1,109 @@
+"""What every step that may be tried does to the overlaps of one case, in one reading of its two files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+
+from autoseg.core.errors import DataError, Problem
+from autoseg.core.labels import LabelScheme
+from autoseg.ops.components import keep_largest
+from autoseg.refinement.label_volume import read_label_volume
+
+PLAIN, TRIMMED = 0, 1  # first and second index of the counts: without and with a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A predicted and a true label file of one case."""
+
+    case: str
+    prediction: Path
+    truth: Path
+    labels: LabelScheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Voxels per label, in the order of `LabelScheme.foreground`.
+
+    `truth` is (labels). `predicted` and `both` are (2, 2, labels): the first index says whether all labels
+    together were reduced to their largest part, the second whether, after that, the label itself was. Labels
+    do not overlap, so reducing one leaves the counts of the others as they are: these four states answer
+    every sequence of steps. With regions, which do overlap, the second index changes nothing.
+    """
+
+    truth: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    both: NDArray[np.int64]
+
+    @property
+    def dice(self) -> NDArray[np.float64]:
+        """(2, 2, labels), NaN where neither mask has a voxel."""
+        total = self.truth + self.predicted
+        dice = np.full(total.shape, np.nan)
+        np.divide(2 * self.both, total, out=dice, where=total > 0)
+        return dice
+
+
+def count_pair(pair: Pair) -> Counts:
+    """Read both files and count.
+
+    Raises:
+        DataError: a file cannot be read or holds undeclared values, or the two are not of the same shape.
+    """
+    truth, geometry = read_label_volume(pair.truth, case=pair.case, labels=pair.labels)
+    predicted, other = read_label_volume(pair.prediction, case=pair.case, labels=pair.labels)
+    if errors := geometry.canonical.differences(other.canonical)[0]:
+        found = f"does not lie on the grid of its truth: {'; '.join(errors)}"
+        todo = "validate this fold again"
+        raise DataError(Problem(case=pair.case, file=str(pair.prediction), found=found, next=todo))
+    return count_volumes(pair.labels.encode(truth), pair.labels.encode(predicted), labels=pair.labels)
+
+
+def count_volumes(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, labels: LabelScheme) -> Counts:
+    """Count in two (Z, Y, X) arrays of values inside. Voxels that the truth ignores count nowhere."""
+    counted = truth != len(labels.values)  # the ignore label comes after all others
+    result = np.zeros((2, 2, 2, len(labels.foreground)), dtype=np.int64)
+    result[:, PLAIN] = _count_states(truth, predicted, counted, labels)
+    removed = (predicted > 0) & ~keep_largest(predicted > 0)
+    if removed.any():
+        trimmed = np.where(removed, np.int16(0), predicted)
+        result[:, TRIMMED] = _count_states(truth, trimmed, counted, labels)
+    else:
+        result[:, TRIMMED] = result[:, PLAIN]
+    per_value = np.zeros(len(labels.values) + 1, dtype=np.int64)
+    for plane in truth:  # by plane: bincount needs 8 bytes per voxel
+        per_value += np.bincount(plane.ravel(), minlength=per_value.size)
+    n_truth = np.array([per_value[[*members]].sum() for members in labels.regions_inside], dtype=np.int64)
+    return Counts(truth=n_truth, predicted=result[0], both=result[1])
+
+
+def _count_states(
+    truth: NDArray[np.int16],
+    predicted: NDArray[np.int16],
+    counted: NDArray[np.bool_],
+    labels: LabelScheme,
+) -> NDArray[np.int64]:
+    """(2, 2, labels): voxels predicted and those also true; before and after reducing each label."""
+    boxes = find_objects(predicted, max_label=len(labels.values) - 1)
+    result = np.zeros((2, 2, len(labels.foreground)), dtype=np.int64)
+    for index, members in enumerate(labels.regions_inside):
+        box = boxes[members[0] - 1] if len(members) == 1 else (slice(None),) * 3
+        if box is None:
+            continue
+        mask, true = _mask(predicted[box], members), _mask(truth[box], members)
+        for single in (PLAIN, TRIMMED):
+            if single == TRIMMED and not labels.has_regions:
+                mask = keep_largest(mask)
+            seen = mask & counted[box]
+            result[:, single, index] = np.count_nonzero(seen), np.count_nonzero(seen & true)
+    return result
+
+
+def _mask(volume: NDArray[np.int16], members: tuple[int, ...]) -> NDArray[np.bool_]:
+    return volume == members[0] if len(members) == 1 else np.isin(volume, members)

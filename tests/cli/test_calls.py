@@ -1,0 +1,116 @@
+"""Wrong calls, help and exit codes of the commands; nothing here trains."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoseg.cli.main import COMMANDS
+
+LABELS = {"background": 0, "thing": 1}
+DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 1, "file_ending": ".nii.gz"}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    raw = tmp_path / "raw" / "Dataset007_Thing"
+    for folder in ("imagesTr", "labelsTr"):
+        (raw / folder).mkdir(parents=True)
+    for file in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"):
+        (raw / file).write_bytes(b"never opened here")
+    (raw / "dataset.json").write_text(json.dumps(DATASET))
+    return tmp_path
+
+
+def call(command: str, *argv: str) -> int:
+    main = importlib.import_module(f"autoseg.cli.{command}").main
+    return int(main([str(a) for a in argv]))
+
+
+@pytest.mark.parametrize("command", ["plan_and_preprocess", "train", "predict"])
+def test_help_answers_in_under_0_3_seconds(command: str) -> None:
+    code = f"import sys; sys.argv = ['x', '--help']; from autoseg.cli.{command} import main; main()"
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - started)
+        assert "usage:" in done.stdout
+    assert min(times) < 0.3, times
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_its_options(command: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        call(command, "--help")
+    assert end.value.code == 0
+    assert f"autoseg_{command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "word"),
+    [
+        ("plan_and_preprocess", ["-d", "8"], "Dataset007_Thing"),
+        ("train", ["-d", "7"], "autoseg_plan_and_preprocess"),
+        ("train", ["-d", "7", "--set", "learning_rat=1"], "learning_rate"),
+        ("train", ["-d", "7", "--set", "learning_rate=fast"], "learning_rate"),
+        ("train", ["-d", "7", "--recipe", "quik"], "quick"),
+        ("train", ["-d", "7", "--epochs", "0"], "epochs"),
+        ("train", ["-d", "7", "--plugin", "no.such.module"], "no.such.module"),
+        ("plan", ["-d", "7"], "autoseg_extract_fingerprint"),
+    ],
+)
+def test_wrong_calls_end_with_2_and_name_the_way_out(
+    workspace: Path, command: str, argv: list[str], word: str, capsys: Any
+) -> None:
+    assert call(command, *argv, "--workspace", workspace) == 2
+    printed = capsys.readouterr()
+    assert word in printed.err
+    assert "Traceback" not in printed.err + printed.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["-i", "IN", "-o", "IN"], "input folder"),
+        (["-i", "IN", "-o", "OUT", "--step", "0"], "--step"),
+        (["-i", "IN", "-o", "OUT", "--part", "4/4"], "--part"),
+        (["-i", "IN", "-o", "OUT"], "model.json"),
+        (["-i", "IN", "-o", "OUT", "-d", "7"], "-d"),
+        (["-i", "IN", "-o", "OUT", "--device", "gpu"], "--device"),
+    ],
+)
+def test_wrong_predict_calls_do_nothing(workspace: Path, argv: list[str], word: str, capsys: Any) -> None:
+    folders = {"IN": str(workspace / "raw"), "OUT": str(workspace / "out")}
+    assert call("predict", "-m", workspace / "model", *(folders.get(a, a) for a in argv)) == 2
+    assert word in capsys.readouterr().err
+    assert not (workspace / "out").exists()
+
+
+def test_a_broken_dataset_json_ends_with_1_and_its_line(workspace: Path, capsys: Any) -> None:
+    path = workspace / "raw" / "Dataset007_Thing" / "dataset.json"
+    path.write_text(json.dumps({**DATASET, "file_ending": ".jpg"}, indent=1))
+    assert call("plan_and_preprocess", "-d", "7", "--workspace", workspace) == 1
+    printed = capsys.readouterr().err
+    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if "file_ending" in text)
+    assert f"(line {line})" in " ".join(printed.split())
+
+
+def test_json_errors_are_one_object(workspace: Path, capsys: Any) -> None:
+    assert call("train", "-d", "7", "--workspace", workspace, "--json") == 2
+    assert "error" in json.loads(capsys.readouterr().out)
+
+
+def test_an_unknown_command_names_the_nearest(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoseg.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["autoseg", "trian"])
+    assert main() == 2
+    assert "'train'" in capsys.readouterr().err

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from autoseg.core.errors import DataError, UsageError
+from autoseg.core.labels import LabelScheme
+from autoseg.core.strategy import Strategy
+from autoseg.evaluation import evaluate
+from autoseg.refinement import Candidate, FileJob, apply_to_file, choose, refine
+
+SHAPE = (6, 12, 14)
+TRUTH = ((3, (1, 4, 2, 6, 2, 7)), (7, (1, 4, 6, 10, 2, 7)))  # two organs that touch
+FAR = (0, 1, 0, 1, 13, 14)  # a place apart from both
+
+
+@pytest.fixture
+def world(tmp_path, blobs, write, scheme):
+    """world(name, predicted boxes per case, true boxes per case) -> (candidate with real scores, truths)."""
+
+    def make(name, predicted, truth=None, labels=scheme):
+        truths, predictions = {}, {}
+        for number, boxes in enumerate(predicted):
+            case = f"case_{number}"
+            true = blobs(SHAPE, *(truth[number] if truth else TRUTH))
+            truths[case] = write(tmp_path / "truth" / f"{case}.nii.gz", true)
+            predictions[case] = write(tmp_path / name / f"{case}.nii.gz", blobs(SHAPE, *boxes))
+        scores, problems = evaluate(predictions, truths, labels=labels, workers=0)
+        assert problems == []
+        candidate = Candidate(planner="default", configuration=name, scores=scores, predictions=predictions)
+        return candidate, truths
+
+    return make
+
+
+def steps_of(strategy: Strategy) -> list[list[str]]:
+    return [step.keep_largest for step in strategy.steps]
+
+
+def decided(candidates, truths, labels, workers=0) -> Strategy:
+    strategy, problems = refine(candidates, truths, dataset="Dataset001_A", labels=labels, workers=workers)
+    assert problems == []
+    return strategy
+
+
+def test_stray_part_far_away_is_removed_by_the_first_step(world, scheme):
+    candidate, truths = world("full", [TRUTH, (*TRUTH, (3, FAR)), (*TRUTH, (7, FAR))])
+    strategy = decided([candidate], truths, scheme)
+    assert steps_of(strategy) == [["second", "first"]]
+    first = strategy.evidence[0]
+    assert (first.cases, first.cases_changed) == (3, 2)
+    assert first.mean_dice.before == pytest.approx(candidate.scores.mean_dice)
+    assert first.mean_dice.after == 1
+
+
+def test_two_true_parts_must_not_be_reduced_to_one(world, scheme):
+    pair = (*TRUTH, (7, (0, 3, 0, 2, 11, 14)))  # the second organ has two parts in truth
+    candidate, truths = world("full", [(*pair, (3, FAR)), pair], truth=[pair, pair])
+    strategy = decided([candidate], truths, scheme)
+    together, second, first = strategy.evidence
+    assert together.dice["second"].after < together.dice["second"].before
+    assert not together.accepted
+    assert not second.accepted
+    assert steps_of(strategy) == [["first"]]
+    assert first.dice["first"].after == 1
+
+
+def test_stray_part_inside_another_organ_is_only_found_label_by_label(world, scheme):
+    touching = (7, (2, 3, 2, 3, 4, 5))  # within the first organ: connected to the rest
+    candidate, truths = world("full", [(*TRUTH, touching)])
+    strategy = decided([candidate], truths, scheme)
+    assert steps_of(strategy) == [["second"]]
+    assert strategy.evidence[0].cases_changed == 0
+
+
+def test_perfect_predictions_need_no_step(world, scheme):
+    candidate, truths = world("full", [TRUTH, TRUTH])
+    assert decided([candidate], truths, scheme).steps == []
+
+
+def test_written_files_score_what_the_evidence_promised(world, scheme, tmp_path):
+    rng = np.random.default_rng(3)
+    predicted = []
+    for _ in range(5):
+        corners = rng.integers(0, (5, 11, 13), (6, 3))
+        values = rng.choice([3, 7], 6)
+        strays = [(v, (z, z + 1, y, y + 1, x, x + 1)) for v, (z, y, x) in zip(values, corners, strict=True)]
+        predicted.append((*TRUTH, *strays))
+    candidate, truths = world("full", predicted)
+    strategy = decided([candidate], truths, scheme)
+    assert len(strategy.steps) > 1
+    written = {}
+    for case, source in candidate.predictions.items():
+        written[case] = tmp_path / "written" / source.name
+        apply_to_file(FileJob(case=case, source=source, target=written[case], strategy=strategy))
+    scores, _ = evaluate(written, truths, labels=scheme, workers=0)
+    last = next(trial for trial in reversed(strategy.evidence) if trial.accepted)
+    assert scores.mean_dice == pytest.approx(last.mean_dice.after, abs=1e-12)
+    for name, change in last.dice.items():
+        assert scores.summary[name]["dice"].mean == pytest.approx(change.after, abs=1e-12)
+    sure = [
+        ndimage.label(scheme.mask(load(path), "first"), np.ones((3, 3, 3)))[1] for path in written.values()
+    ]
+    assert set(sure) == {1}
+
+
+def load(path):
+    import SimpleITK as sitk
+
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_processes_decide_the_same_as_none(world, scheme):
+    candidate, truths = world("full", [TRUTH, (*TRUTH, (3, FAR))])
+    assert decided([candidate], truths, scheme, workers=2) == decided([candidate], truths, scheme)
+
+
+def test_best_mean_dice_is_chosen_and_the_first_of_equals(world, scheme):
+    worse, truths = world("worse", [(*TRUTH, (3, (4, 6, 2, 8, 2, 8)))])
+    good, _ = world("good", [TRUTH])
+    same, _ = world("same", [TRUTH])
+    strategy = decided([worse, good, same], truths, scheme)
+    assert strategy.configuration == "good"
+    assert [*strategy.compared] == ["default__worse", "default__good", "default__same"]
+    assert (
+        strategy.compared["default__worse"]
+        == worse.scores.mean_dice
+        < strategy.compared["default__good"]
+        == 1
+    )
+    assert strategy.notes == []
+
+
+def test_comparison_over_different_cases_is_noted(world, scheme):
+    one, _ = world("one", [TRUTH])
+    two, truths = world("two", [TRUTH, (*TRUTH, (3, FAR))])
+    strategy = decided([one, two], truths, scheme)
+    assert strategy.configuration == "one"
+    assert any("default__two and default__one" in note and "1 differ" in note for note in strategy.notes)
+
+
+def test_regions_are_reduced_together_and_the_reason_for_no_more_is_stated(world):
+    labels = LabelScheme(
+        declared={"background": 0, "whole": (3, 7), "core": (7,)}, regions_class_order=(3, 7)
+    )
+    candidate, truths = world("full", [(*TRUTH, (7, FAR))], labels=labels)
+    strategy = decided([candidate], truths, labels)
+    assert steps_of(strategy) == [["whole", "core"]]
+    assert len(strategy.evidence) == 1
+    assert "overlap" in strategy.notes[0]
+    assert strategy.scheme == labels
+
+
+def test_lost_and_damaged_cases_are_problems_and_the_others_decide(world, scheme):
+    candidate, truths = world("full", [(*TRUTH, (3, FAR)), TRUTH, TRUTH, TRUTH])
+    candidate.predictions["case_1"].write_bytes(b"no image")
+    del candidate.predictions["case_2"], truths["case_3"]
+    strategy, problems = refine([candidate], truths, dataset="A", labels=scheme, workers=0)
+    assert [problem.case for problem in problems] == ["case_1", "case_2", "case_3"]
+    assert all(problem.next for problem in problems)
+    assert strategy.evidence[0].cases == 1
+    assert steps_of(strategy) == [["second", "first"]]
+
+
+def test_no_readable_case_at_all_is_an_error(world, scheme):
+    candidate, truths = world("full", [TRUTH])
+    candidate.predictions["case_0"].write_bytes(b"no image")
+    with pytest.raises(DataError):
+        refine([candidate], truths, dataset="A", labels=scheme, workers=0)
+
+
+def test_scores_without_any_dice_cannot_be_compared(world):
+    candidate, _ = world("empty", [()], truth=[()])
+    with pytest.raises(UsageError, match="no cross-validation has a Dice"):
+        choose([candidate])
