@@ -179,10 +179,7 @@ def _box(canvas: Canvas, organ: Ellipsoid) -> tuple[slice, ...]:
 
 def _radius(canvas: Canvas, organ: Ellipsoid, box: tuple[slice, ...]) -> NDArray[np.float32]:
     """Distance from the centre, 1 on the surface, float32, shape of `box`."""
-    x, y, z = (
-        axis[box] - np.float32(c)
-        for axis, c in zip((canvas.x, canvas.y, canvas.z), organ.centre, strict=True)
-    )
+    x, y, z = (axis[box] - np.float32(c) for axis, c in zip((canvas.x, canvas.y, canvas.z), organ.centre, strict=True))
     rows = (organ.axes / np.array(organ.half)[:, None]).astype(np.float32)
     radius: NDArray[np.float32] = np.sqrt(sum((row[0] * x + row[1] * y + row[2] * z) ** 2 for row in rows))
     return radius
@@ -212,9 +209,7 @@ def _draw_bowel(canvas: Canvas, rng: np.random.Generator) -> None:
         rng.uniform((-72, -50, -105), (72, 0, -40), size=(16, 3)),
         rng.uniform(11, 20, size=(16, 3)),
     )
-    loops = [
-        Ellipsoid(centre=_xyz(middle), half=_xyz(half)) for middle, half in zip(middles, halves, strict=True)
-    ]
+    loops = [Ellipsoid(centre=_xyz(middle), half=_xyz(half)) for middle, half in zip(middles, halves, strict=True)]
     for hollow in (*loops, stomach):
         box = _box(canvas, hollow)
         radius, cavity = _radius(canvas, hollow, box), canvas.depth[box] < CAVITY
@@ -229,9 +224,7 @@ def _draw_organs(canvas: Canvas, rng: np.random.Generator) -> None:
     lobes = [_varied(lobe, rng) for lobe in LIVER_LOBES]
     _draw_organ(canvas, "liver", lobes, rng=rng)
     place = _xyz(np.array(lobes[0].centre) + rng.uniform(-14, 14, size=3))
-    _draw_organ(
-        canvas, "lesion", [Ellipsoid(centre=place, half=_xyz(rng.uniform(20.5, 24.0, size=3)))], rng=rng
-    )
+    _draw_organ(canvas, "lesion", [Ellipsoid(centre=place, half=_xyz(rng.uniform(20.5, 24.0, size=3)))], rng=rng)
     _draw_organ(canvas, "spleen", [_varied(SPLEEN, rng)], rng=rng, capsule_mm=3.0)
     for name, typical in (("left_kidney", LEFT_KIDNEY), ("right_kidney", RIGHT_KIDNEY)):
         kidney = _varied(typical, rng)

@@ -42,9 +42,7 @@ class Protocol:
 SPECIAL = {1: Protocol(axes="RAS"), 2: Protocol(thick=True), 5: Protocol(axes="PIR")}
 
 
-def write_phantoms(
-    folder: Path, *, n_train: int = 10, n_test: int = 3, seed: int = 0, size: str = "demo"
-) -> None:
+def write_phantoms(folder: Path, *, n_train: int = 10, n_test: int = 3, seed: int = 0, size: str = "demo") -> None:
     """Write a raw data set (nnU-Net v2's layout) of CT phantoms: liver with lesion, spleen, kidneys, aorta.
 
     Each case is a patient of its own size, anatomy, densities, spacing and field of view. The second case of
@@ -65,9 +63,7 @@ def write_phantoms(
     if size not in VOXEL_MM:
         raise UsageError(f"there is no phantom size '{size}'; give one of {', '.join(VOXEL_MM)}")
     if n_train < 1 or n_test < 0:
-        raise UsageError(
-            f"{n_train} training and {n_test} test cases make no data set; give at least 1 and 0"
-        )
+        raise UsageError(f"{n_train} training and {n_test} test cases make no data set; give at least 1 and 0")
     for part, count, first in (("Tr", n_train, 1), ("Ts", n_test, n_train + 1)):
         for position in range(count):
             rng = np.random.default_rng((seed, part == "Ts", position))

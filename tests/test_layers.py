@@ -11,11 +11,26 @@ PACKAGE = Path(__file__).resolve().parent.parent / "autoseg"
 TOOLS = {"core": set(), "io": {"core"}, "ops": {"core"}, "nets": {"core", "ops"}}
 STAGES = ("fingerprinting", "planning", "preprocessing", "training", "prediction", "evaluation", "refinement",
           "reporting", "submission")  # fmt: skip
-ALLOWED = {**TOOLS, **{stage: set(TOOLS) for stage in STAGES}, "phantoms": {"core", "phantom_anatomy"}, "phantom_anatomy": {"core"}}
+ALLOWED = {
+    **TOOLS,
+    **{stage: set(TOOLS) for stage in STAGES},
+    "phantoms": {"core", "phantom_anatomy"},
+    "phantom_anatomy": {"core"},
+}
 ALLOWED["pipeline"] = {*TOOLS, *STAGES}
 ALLOWED["aftercare"] = {*TOOLS, *STAGES, "pipeline"}
 ALLOWED["cli"] = {*ALLOWED}
-HEAVY = {"torch", "SimpleITK", "scipy", "skimage", "matplotlib", "blosc2", "batchgenerators", "acvl_utils", "safetensors"}
+HEAVY = {
+    "torch",
+    "SimpleITK",
+    "scipy",
+    "skimage",
+    "matplotlib",
+    "blosc2",
+    "batchgenerators",
+    "acvl_utils",
+    "safetensors",
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -34,7 +49,9 @@ def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             assert all(alias.name != "*" for alias in node.names), f"{path}: star import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "autoseg" else {node.module}
+            names |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "autoseg" else {node.module}
+            )
     return names
 
 

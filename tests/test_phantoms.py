@@ -96,9 +96,7 @@ def test_lesion_lies_inside_the_liver(dataset: Dataset, pairs: dict) -> None:
     for case, (_, labels) in pairs.items():
         array = sitk.GetArrayFromImage(labels)
         inside = array == lesion
-        shell = sitk.GetArrayFromImage(
-            sitk.BinaryDilate(sitk.Cast(labels == lesion, sitk.sitkUInt8), (1, 1, 1))
-        )
+        shell = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.Cast(labels == lesion, sitk.sitkUInt8), (1, 1, 1)))
         around = array[(shell == 1) & ~inside]
         assert (around == liver).mean() > 0.85, case
 
@@ -108,20 +106,15 @@ def test_kidneys_mirror_each_other_but_liver_and_spleen_do_not(dataset: Dataset,
     for _, labels in pairs.values():
         middle = _centroid_mm(labels, dataset.labels.foreground["aorta"][0])
         for name, values in dataset.labels.foreground.items():
-            at[name].append(
-                (_centroid_mm(labels, values[0]) - middle) * (-1 if name == "right_kidney" else 1, 1, 1)
-            )
-    left, right, liver, spleen = (
-        np.mean(at[n], axis=0) for n in ("left_kidney", "right_kidney", "liver", "spleen")
-    )
+            at[name].append((_centroid_mm(labels, values[0]) - middle) * (-1 if name == "right_kidney" else 1, 1, 1))
+    left, right, liver, spleen = (np.mean(at[n], axis=0) for n in ("left_kidney", "right_kidney", "liver", "spleen"))
     assert np.abs(left - right).max() < 25
     assert liver[0] < -25 < 25 < spleen[0]
 
 
 def test_some_cases_are_stored_in_other_orientations(pairs: dict) -> None:
     codes = [
-        sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(i.GetDirection())
-        for i, _ in pairs.values()
+        sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(i.GetDirection()) for i, _ in pairs.values()
     ]
     assert sorted(set(codes)) == ["LPS", "PIR", "RAS"]
     assert codes.count("LPS") == len(codes) - 3
@@ -147,9 +140,7 @@ def test_mean_densities_are_those_of_ct_and_distinct_in_every_case(dataset: Data
 
 def test_noise_is_there_but_below_the_differences(dataset: Dataset, pairs: dict) -> None:
     for image, labels in pairs.values():
-        core = sitk.BinaryErode(
-            sitk.Cast(labels == dataset.labels.foreground["liver"][0], sitk.sitkUInt8), (2, 2, 1)
-        )
+        core = sitk.BinaryErode(sitk.Cast(labels == dataset.labels.foreground["liver"][0], sitk.sitkUInt8), (2, 2, 1))
         deep = sitk.GetArrayFromImage(image)[sitk.GetArrayFromImage(core) == 1]
         assert 15 < deep.std() < 35
 

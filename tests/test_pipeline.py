@@ -105,7 +105,13 @@ def test_the_files_of_the_contract_are_there(finished: Finished) -> None:
         assert (stored / name).is_file()
     for fold in range(5):
         folder = finished.model / f"fold_{fold}"
-        for name in ("weights.safetensors", "weights_best.safetensors", "recipe.json", "log.jsonl", "progress.png"):
+        for name in (
+            "weights.safetensors",
+            "weights_best.safetensors",
+            "recipe.json",
+            "log.jsonl",
+            "progress.png",
+        ):
             assert (folder / name).is_file(), f"{folder / name}"
         assert (folder / "validation" / "summary.json").is_file()
     assert (finished.model / "model.json").is_file()
@@ -173,7 +179,17 @@ def test_a_bad_image_does_not_stop_prediction(finished: Finished, tmp_path: Path
     source = tmp_path / "in"
     shutil.copytree(finished.raw / "imagesTs", source)
     (source / "broken_0000.nii.gz").write_bytes(b"not an image")
-    argv = ["-m", str(finished.model), "-i", str(source), "-o", str(tmp_path / "out"), "-f", "0", "--no_mirroring"]
+    argv = [
+        "-m",
+        str(finished.model),
+        "-i",
+        str(source),
+        "-o",
+        str(tmp_path / "out"),
+        "-f",
+        "0",
+        "--no_mirroring",
+    ]
     code, facts = run_json(predict.main, argv, capsys)
     assert code == 1
     assert facts["predicted"] == 2

@@ -53,9 +53,7 @@ def postprocess(
         else:
             n_new += 1
             seconds = time.monotonic() - started
-            record.add(
-                case, key=keys[case], seconds=seconds, facts={"volumes_ml": outcome.result, "warnings": []}
-            )
+            record.add(case, key=keys[case], seconds=seconds, facts={"volumes_ml": outcome.result, "warnings": []})
         started = time.monotonic()
         counter(case)
     record.finish(problems)

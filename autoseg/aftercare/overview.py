@@ -57,9 +57,7 @@ def _pictures(dataset: Dataset, results: Path, target: Path) -> tuple[list[tuple
         if known and case in dataset.cases:
             means[case] = statistics.fmean(known)
     order = sorted(means, key=lambda case: (-means[case], case))
-    named = {
-        place: name for name, place in (("median", len(order) // 2), ("worst", len(order) - 1), ("best", 0))
-    }
+    named = {place: name for name, place in (("median", len(order) // 2), ("worst", len(order) - 1), ("best", 0))}
     predictions = validated_predictions(results, dataset.json.file_ending)
     pictures: list[tuple[str, Path]] = []
     problems: list[Problem] = []
@@ -84,6 +82,4 @@ def _draw(case: Case, predicted: Path, *, labels: LabelScheme, path: Path) -> No
     volumes = [read_volume(file, case=case.id) for file in (case.images[0], case.label, predicted)]
     image, truth, found = (geometry.orientation.apply(voxels) for voxels, geometry in volumes)
     spacing_mm = volumes[0][1].canonical.spacing_mm
-    reporting.overlay_picture(
-        image, truth, found, labels=labels, spacing_mm=spacing_mm, path=path, title=case.id
-    )
+    reporting.overlay_picture(image, truth, found, labels=labels, spacing_mm=spacing_mm, path=path, title=case.id)

@@ -21,9 +21,12 @@ EPOCHS, ITERATIONS = 8, 15
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = options.new_parser(
-        "demo", "Make CT phantoms, plan, train five folds for a short while, predict held-out phantoms, score them."
+        "demo",
+        "Make CT phantoms, plan, train five folds for a short while, predict held-out phantoms, score them.",
     )
-    parser.add_argument("-o", dest="target", type=Path, default=Path("autoseg_demo_output"), metavar="DIR", help="where to")
+    parser.add_argument(
+        "-o", dest="target", type=Path, default=Path("autoseg_demo_output"), metavar="DIR", help="where to"
+    )
     parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help=f"epochs per fold (default {EPOCHS})")
     options.add_device(parser)
     return run(parser, _act, argv)

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = options.new_parser("evaluate", "Score predictions against true labels: Dice, IoU, HD95, surface Dice, volumes.")
-    parser.add_argument("-p", dest="predictions", type=Path, required=True, metavar="PRED", help="folder of predictions")
+    parser = options.new_parser(
+        "evaluate", "Score predictions against true labels: Dice, IoU, HD95, surface Dice, volumes."
+    )
+    parser.add_argument(
+        "-p", dest="predictions", type=Path, required=True, metavar="PRED", help="folder of predictions"
+    )
     parser.add_argument("-g", dest="truths", type=Path, required=True, metavar="TRUTH", help="folder of true labels")
     parser.add_argument("--tolerance", type=float, default=1.0, metavar="MM", help="of the surface Dice (default 1 mm)")
     options.add_workers(parser)
@@ -32,6 +36,10 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     if args.tolerance < 0:
         raise UsageError(f"--tolerance is {args.tolerance}; give millimetres from 0 up")
     _, outcome = evaluate(
-        args.predictions, args.truths, tolerance_mm=args.tolerance, workers=args.workers, progress=ProgressDisplay()
+        args.predictions,
+        args.truths,
+        tolerance_mm=args.tolerance,
+        workers=args.workers,
+        progress=ProgressDisplay(),
     )
     return outcome, f"{outcome.facts['table']}\n{args.predictions / 'summary.json'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,26 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
 
 
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    """--plugin."""
+    parser.add_argument(
+        "--plugin", metavar="MODULE", help="Python module that registers losses, networks, ... of your own"
+    )
+
+
+def load_plugin(args: argparse.Namespace) -> None:
+    """Import the module that --plugin names. Raises UsageError when that fails."""
+    from autoseg.core.errors import UsageError
+
+    try:
+        if args.plugin:
+            importlib.import_module(args.plugin)
+    except ImportError as error:
+        raise UsageError(
+            f"--plugin {args.plugin} cannot be imported ({error}); give the name of an installed module"
+        ) from error
+
+
 def add_planner(parser: argparse.ArgumentParser) -> None:
     """--planner."""
     parser.add_argument("--planner", default="default", metavar="NAME", help="which planner's plan (default: default)")
@@ -52,7 +73,12 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
 def add_configurations(parser: argparse.ArgumentParser) -> None:
     """-c of the commands that take several."""
     parser.add_argument(
-        "-c", dest="configurations", nargs="+", default=(), metavar="NAME", help="2d, 3d_fullres, ... (default: all planned)"
+        "-c",
+        dest="configurations",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="2d, 3d_fullres, ... (default: all planned)",
     )
 
 
@@ -92,7 +118,9 @@ def dataset_name(args: argparse.Namespace) -> str:
     except UsageError:
         results = workspace(args).results
         number = f"Dataset{int(args.dataset):03d}_" if args.dataset.isdecimal() else args.dataset
-        known = [p.name for p in sorted(results.glob("Dataset*")) if p.name.startswith(number)] if results.is_dir() else []
+        known = (
+            [p.name for p in sorted(results.glob("Dataset*")) if p.name.startswith(number)] if results.is_dir() else []
+        )
         if len(known) != 1:
             raise
         return known[0]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = options.new_parser(
-        "plan", "Plan from the fingerprint of a data set, or with --fingerprint from a file (then -d needs only dataset.json)."
+        "plan",
+        "Plan from the fingerprint of a data set, or with --fingerprint from a file (then -d needs only dataset.json).",
     )
     options.add_dataset(parser)
     options.add_planning(parser)

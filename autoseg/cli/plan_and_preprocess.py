@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = options.new_parser(
-        "plan_and_preprocess", "Check and measure a data set, plan everything, preprocess it. Run again, it does what is missing."
+        "plan_and_preprocess",
+        "Check and measure a data set, plan everything, preprocess it. Run again, it does what is missing.",
     )
     options.add_dataset(parser)
     options.add_configurations(parser)
@@ -67,7 +68,8 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     text = (
         f"{plan_table(plan)}\n"
         f"{facts['cases']} cases measured ({facts['cases_measured_now']} now, the others were there), "
-        f"{facts['preprocessed']} preprocessed ({facts['preprocessed_now']} now) for {', '.join(facts['configurations'])}\n"
+        f"{facts['preprocessed']} preprocessed ({facts['preprocessed_now']} now) for "
+        f"{', '.join(facts['configurations'])}\n"
         f"{workspace.plan(folder.name, plan.planner)}\nnext: autoseg_train -d {args.dataset}{planner}"
     )
     return outcome, text

@@ -21,15 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "postprocess",
         "Apply the steps of a strategy to a folder of predictions. Run again, it does what is missing.",
     )
-    parser.add_argument(
-        "-i", dest="source", type=Path, required=True, metavar="PRED", help="folder of predictions"
-    )
-    parser.add_argument(
-        "-o", dest="target", type=Path, required=True, metavar="OUT", help="folder for the results"
-    )
-    parser.add_argument(
-        "--strategy", type=Path, required=True, metavar="FILE", help="strategy.json of the data set"
-    )
+    parser.add_argument("-i", dest="source", type=Path, required=True, metavar="PRED", help="folder of predictions")
+    parser.add_argument("-o", dest="target", type=Path, required=True, metavar="OUT", help="folder for the results")
+    parser.add_argument("--strategy", type=Path, required=True, metavar="FILE", help="strategy.json of the data set")
     options.add_workers(parser)
     return run(parser, _act, argv)
 
@@ -45,9 +39,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         raise UsageError(f"there is no {args.strategy}; autoseg_find_best_configuration writes it")
     from autoseg.aftercare import postprocess
 
-    outcome = postprocess(
-        args.source, args.target, args.strategy, workers=args.workers, progress=ProgressDisplay()
-    )
+    outcome = postprocess(args.source, args.target, args.strategy, workers=args.workers, progress=ProgressDisplay())
     facts = outcome.facts
     steps = "; ".join(f"largest part of {', '.join(step['keep_largest'])}" for step in facts["steps"])
     done = f"{facts['postprocessed']} cases postprocessed ({facts['postprocessed_now']} now)"

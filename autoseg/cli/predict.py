@@ -19,16 +19,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = options.new_parser("predict", "Segment new images. Run again, it predicts what is missing.")
     options.add_dataset(parser, required=False)
-    parser.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="results folder of a model, instead of -d")
-    parser.add_argument("-i", dest="source", type=Path, required=True, metavar="IN", help="folder of CASE_0000.ext, or a file")
+    parser.add_argument(
+        "-m", dest="model", type=Path, metavar="FOLDER", help="results folder of a model, instead of -d"
+    )
+    parser.add_argument(
+        "-i", dest="source", type=Path, required=True, metavar="IN", help="folder of CASE_0000.ext, or a file"
+    )
     parser.add_argument("-o", dest="target", type=Path, required=True, metavar="OUT", help="folder for the label files")
     parser.add_argument("-c", dest="configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
-    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="folds of the ensemble (default: all trained)")
+    parser.add_argument(
+        "-f", dest="folds", nargs="+", metavar="FOLD", help="folds of the ensemble (default: all trained)"
+    )
     options.add_planner(parser)
     parser.add_argument("--step", type=float, default=0.5, help="share of the patch between tiles (default 0.5)")
-    parser.add_argument("--no_mirroring", action="store_true", help="no mirrored copies: faster, slightly less accurate")
-    parser.add_argument("--part", default="0/1", metavar="I/N", help="predict every N-th case from the I-th (job arrays)")
+    parser.add_argument(
+        "--no_mirroring", action="store_true", help="no mirrored copies: faster, slightly less accurate"
+    )
+    parser.add_argument(
+        "--part", default="0/1", metavar="I/N", help="predict every N-th case from the I-th (job arrays)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
+    options.add_plugin(parser)
     options.add_device(parser)
     return run(parser, _act, argv)
 
@@ -50,11 +61,15 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         raise UsageError("give the data set with -d, or a model folder with -m")
     if not 0 < args.step <= 1:
         raise UsageError(f"--step is {args.step}; give a number above 0, at most 1")
-    if args.target.resolve() in (args.source.resolve(), args.source.resolve().parent if args.source.is_file() else None):
+    if args.target.resolve() in (
+        args.source.resolve(),
+        args.source.resolve().parent if args.source.is_file() else None,
+    ):
         raise UsageError("the output folder is the input folder; give another one with -o")
     if args.target.exists() and not args.target.is_dir():
         raise UsageError(f"{args.target} is a file; give a folder with -o")
     part = _part(args.part)
+    options.load_plugin(args)
     from autoseg.pipeline import PredictOptions, predict
 
     if args.model is not None:
@@ -73,5 +88,5 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     )
     outcome = predict(model, args.source, args.target, wanted, progress=ProgressDisplay())
     facts = outcome.facts
-    text = f"{facts['predicted']} cases predicted ({facts['predicted_now']} now) with fold {', '.join(facts['folds'])}: {args.target}"
-    return outcome, text
+    done = f"{facts['predicted']} cases predicted ({facts['predicted_now']} now)"
+    return outcome, f"{done} with fold {', '.join(facts['folds'])}: {args.target}"

@@ -32,9 +32,14 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
     plan = read_plan(workspace, dataset.name, args.planner)
     outcome = preprocess(
-        dataset, plan, workspace, planning_options(args), cases=sorted(dataset.cases), progress=ProgressDisplay()
+        dataset,
+        plan,
+        workspace,
+        planning_options(args),
+        cases=sorted(dataset.cases),
+        progress=ProgressDisplay(),
     )
     outcome.problems[:0] = dataset.problems
     facts = outcome.facts
-    text = f"{facts['preprocessed']} cases preprocessed ({facts['preprocessed_now']} now) for {', '.join(facts['configurations'])}"
-    return outcome, text
+    done = f"{facts['preprocessed']} cases preprocessed ({facts['preprocessed_now']} now)"
+    return outcome, f"{done} for {', '.join(facts['configurations'])}"

@@ -32,7 +32,11 @@ class ProgressDisplay:
             self.bar.update(done - self.bar.n)
         elif done >= total or time.monotonic() - self.spoken > QUIET_S:
             self.spoken = time.monotonic()
-            print(f"{stage} {done}/{total}{self._left(done, total)} {text}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{stage} {done}/{total}{self._left(done, total)} {text}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def announce(self, text: str) -> None:
         """Say which part of a longer work begins."""

@@ -20,9 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Write one page with data, plan, training curves, scores, and the best, median and worst case.",
     )
     options.add_dataset(parser)
-    parser.add_argument(
-        "-c", dest="configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres"
-    )
+    parser.add_argument("-c", dest="configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
     options.add_planner(parser)
     return run(parser, _act, argv)
 

@@ -31,7 +31,10 @@ def run(
     """
     args = parser.parse_args(argv)
     logging.basicConfig(
-        level=logging.DEBUG if args.debug else logging.INFO, format="%(message)s", stream=sys.stderr, force=True
+        level=logging.DEBUG if args.debug else logging.INFO,
+        format="%(message)s",
+        stream=sys.stderr,
+        force=True,
     )
     for noisy in ("matplotlib", "PIL", "numexpr", "blosc2", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -49,14 +52,29 @@ def run(
     except AutosegError as error:
         return _fail(args, FAILED, [str(error)], {"error": str(error)})
     except KeyboardInterrupt:
-        return _fail(args, INTERRUPTED, ["interrupted; run the same command again to continue"], {"error": "interrupted"})
+        return _fail(
+            args,
+            INTERRUPTED,
+            ["interrupted; run the same command again to continue"],
+            {"error": "interrupted"},
+        )
     except Exception as error:
         if type(error).__name__ == "Interrupted":
-            return _fail(args, 128 + error.signal, [f"{error}; run the same command again to continue"], {"error": str(error)})  # type: ignore[attr-defined]
+            return _fail(
+                args,
+                128 + error.signal,
+                [f"{error}; run the same command again to continue"],
+                {"error": str(error)},
+            )  # type: ignore[attr-defined]
         if args.debug:
             raise
         what = f"{type(error).__name__}: {error}"
-        return _fail(args, FAILED, [f"unexpected {what}", "run again with --debug and report what it prints"], {"error": what})
+        return _fail(
+            args,
+            FAILED,
+            [f"unexpected {what}", "run again with --debug and report what it prints"],
+            {"error": what},
+        )
     return _finish(args, outcome, text)
 
 
@@ -69,7 +87,10 @@ def _finish(args: argparse.Namespace, outcome: Outcome, text: str) -> int:
     if outcome.problems:
         print(problem_table(outcome.problems), file=sys.stderr)
     if args.json:
-        extra = {"problems": [vars(p) for p in outcome.problems], "warnings": [vars(w) for w in outcome.warnings]}
+        extra = {
+            "problems": [vars(p) for p in outcome.problems],
+            "warnings": [vars(w) for w in outcome.warnings],
+        }
         print(json.dumps({**outcome.facts, **extra}, allow_nan=False))
     return FAILED if outcome.problems else OK
 

@@ -19,9 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = options.new_parser(
         "submission", "Check a folder of predictions and pack it into one archive for a challenge."
     )
-    parser.add_argument(
-        "-i", dest="source", type=Path, required=True, metavar="PRED", help="folder of predictions"
-    )
+    parser.add_argument("-i", dest="source", type=Path, required=True, metavar="PRED", help="folder of predictions")
     parser.add_argument("-o", dest="target", type=Path, required=True, metavar="FILE.zip", help="the archive")
     return run(parser, _act, argv)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,20 +20,29 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = options.new_parser(
-        "train", "Train every fold, validate it, pool the cross-validation. Run again, it continues what was begun."
+        "train",
+        "Train every fold, validate it, pool the cross-validation. Run again, it continues what was begun.",
     )
     options.add_dataset(parser)
     parser.add_argument("-c", dest="configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
-    parser.add_argument("-f", dest="folds", nargs="+", default=(), metavar="FOLD", help="0 1 ... or all (default: each fold)")
+    parser.add_argument(
+        "-f", dest="folds", nargs="+", default=(), metavar="FOLD", help="0 1 ... or all (default: each fold)"
+    )
     options.add_planner(parser)
     parser.add_argument("--recipe", default="default", metavar="NAME", help="default, quick, or a recipe.json")
-    parser.add_argument("--set", dest="changes", nargs="+", default=(), metavar="KEY=VALUE", help="change recipe fields")
+    parser.add_argument(
+        "--set", dest="changes", nargs="+", default=(), metavar="KEY=VALUE", help="change recipe fields"
+    )
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs (default 1000)")
     parser.add_argument("--iterations", type=int, metavar="N", help="steps per epoch (default 250)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of all random numbers (default 0)")
-    parser.add_argument("--deterministic", action="store_true", help="same weights to the bit in every run on one machine")
-    parser.add_argument("--plugin", metavar="MODULE", help="Python module that registers losses, networks, ... of your own")
-    parser.add_argument("--loaders", type=int, metavar="N", help="processes that read crops (default: what the CPUs allow)")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="same weights to the bit in every run on one machine"
+    )
+    options.add_plugin(parser)
+    parser.add_argument(
+        "--loaders", type=int, metavar="N", help="processes that read crops (default: what the CPUs allow)"
+    )
     options.add_device(parser)
     options.add_workers(parser)
     return run(parser, _act, argv)
@@ -72,13 +80,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
-    from autoseg.core.errors import UsageError
-
-    if args.plugin:
-        try:
-            importlib.import_module(args.plugin)
-        except ImportError as error:
-            raise UsageError(f"--plugin {args.plugin} cannot be imported ({error}); give the name of an installed module") from error
+    options.load_plugin(args)
     from autoseg.pipeline import TrainOptions, train
 
     recipe = _recipe(args)

@@ -105,9 +105,7 @@ def read_dataset(folder: Path) -> Dataset:
     )
 
 
-def cases_in_folder(
-    folder: Path, *, ending: str, n_channels: int, problems: list[Problem]
-) -> dict[str, Case]:
+def cases_in_folder(folder: Path, *, ending: str, n_channels: int, problems: list[Problem]) -> dict[str, Case]:
     """Group the files CASE_0000.ext, CASE_0001.ext, ... of a folder into cases (without labels).
 
     Defects (a name without channel number, a missing or surplus channel, an unsafe id) are appended to
@@ -123,9 +121,7 @@ def cases_in_folder(
         stem = path.name[: -len(ending)]
         match = re.fullmatch(r"(.*)_([0-9]{4})", stem, flags=re.DOTALL)
         if unsafe := unsafe_id(match[1] if match else stem):
-            problems.append(
-                Problem(case="", file=ascii(path.name), found=unsafe, next="rename or delete the file")
-            )
+            problems.append(Problem(case="", file=ascii(path.name), found=unsafe, next="rename or delete the file"))
         elif match is None:
             found, todo = "the name has no channel number", f"rename it to {stem}_0000{ending}"
             problems.append(Problem(case="", file=path.name, found=found, next=todo))
@@ -166,9 +162,7 @@ def _explicit_cases(folder: Path, declaration: DatasetJson, problems: list[Probl
     cases, n_channels = {}, len(declaration.channel_names)
     for case, files in (declaration.dataset or {}).items():
         if unsafe := unsafe_id(case):
-            problems.append(
-                Problem(case=ascii(case), file="dataset.json", found=unsafe, next="rename the case")
-            )
+            problems.append(Problem(case=ascii(case), file="dataset.json", found=unsafe, next="rename the case"))
             continue
         if len(files.images) != n_channels:
             found = f"lists {len(files.images)} images where {n_channels} channels are declared"
@@ -240,9 +234,7 @@ def find_dataset(name: str, *, raw: Path) -> Path:
     if (path / "dataset.json").is_file() or (path.is_dir() and len(path.parts) > 1):
         return path.resolve()
     known = (
-        sorted(p for p in raw.iterdir() if p.is_dir() and re.match(r"Dataset\d{3}_", p.name))
-        if raw.is_dir()
-        else []
+        sorted(p for p in raw.iterdir() if p.is_dir() and re.match(r"Dataset\d{3}_", p.name)) if raw.is_dir() else []
     )
     if name.isdecimal():
         matching = [p for p in known if p.name.startswith(f"Dataset{int(name):03d}_")]

@@ -41,9 +41,7 @@ class Fingerprint(Record):
     @model_validator(mode="after")
     def _same_length(self) -> Fingerprint:
         if len(self.spacings) != len(self.shapes_after_crop):
-            raise ValueError(
-                f"{len(self.spacings)} spacings but {len(self.shapes_after_crop)} shapes_after_crop"
-            )
+            raise ValueError(f"{len(self.spacings)} spacings but {len(self.shapes_after_crop)} shapes_after_crop")
         if any(value <= 0 for triple in (*self.spacings, *self.shapes_after_crop) for value in triple):
             raise ValueError("spacings and shapes must be positive")
         return self

@@ -56,9 +56,7 @@ class Geometry:
     def orientation(self) -> Orientation:
         """The permutation and flips that bring this volume closest to identity (x left, y back, z up)."""
         matrix = self._matrix
-        index_axes = max(
-            permutations(range(3)), key=lambda order: sum(abs(matrix[p, order[p]]) for p in range(3))
-        )
+        index_axes = max(permutations(range(3)), key=lambda order: sum(abs(matrix[p, order[p]]) for p in range(3)))
         return Orientation(
             axes=tuple(2 - index_axes[p] for p in (2, 1, 0)),  # type: ignore[arg-type]
             flipped=tuple(bool(matrix[p, index_axes[p]] < 0) for p in (2, 1, 0)),  # type: ignore[arg-type]
@@ -102,9 +100,7 @@ class Geometry:
         if self.shape != other.shape:
             errors.append(f"shape {_text(other.shape)} instead of {_text(self.shape)} (z, y, x)")
         if not np.allclose(self.spacing_mm, other.spacing_mm, rtol=ROUNDING, atol=0):
-            errors.append(
-                f"spacing {_text(other.spacing_mm)} instead of {_text(self.spacing_mm)} mm (z, y, x)"
-            )
+            errors.append(f"spacing {_text(other.spacing_mm)} instead of {_text(self.spacing_mm)} mm (z, y, x)")
         if not np.allclose(self.direction, other.direction, rtol=0, atol=ROUNDING):
             errors.append(f"direction {_text(other.direction)} instead of {_text(self.direction)}")
         if not errors:
@@ -112,15 +108,9 @@ class Geometry:
             shift_voxels = float(np.abs(shift_mm / np.array(self.spacing_mm[::-1])).max())
             if shift_voxels > ROUNDING:
                 sentence = f"origin {_text(other.origin_mm)} instead of {_text(self.origin_mm)} mm"
-                (errors if shift_voxels > 0.5 else warnings).append(
-                    f"{sentence} ({shift_voxels:.2g} voxels off)"
-                )
+                (errors if shift_voxels > 0.5 else warnings).append(f"{sentence} ({shift_voxels:.2g} voxels off)")
         return errors, warnings
 
 
 def _text(values: tuple[float, ...]) -> str:
-    return (
-        "x".join(str(v) for v in values)
-        if isinstance(values[0], int)
-        else " ".join(f"{v:.6g}" for v in values)
-    )
+    return "x".join(str(v) for v in values) if isinstance(values[0], int) else " ".join(f"{v:.6g}" for v in values)

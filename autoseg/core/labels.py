@@ -85,9 +85,7 @@ class LabelScheme:
     def mask(self, file_labels: NDArray, name: str) -> NDArray[np.bool_]:
         """Boolean mask of one name (label or region) in an array of file values."""
         members = self.foreground[name]
-        mask: NDArray[np.bool_] = (
-            file_labels == members[0] if len(members) == 1 else np.isin(file_labels, members)
-        )
+        mask: NDArray[np.bool_] = file_labels == members[0] if len(members) == 1 else np.isin(file_labels, members)
         return mask
 
 

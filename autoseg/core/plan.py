@@ -67,9 +67,7 @@ class Configuration(Record):
     def _dimensions_agree(self) -> Configuration:
         dimensions = len(self.patch_size)
         if len(self.spacing_mm) != dimensions or any(len(s) != dimensions for s in self.network.strides):
-            raise ValueError(
-                f"patch_size has {dimensions} axes; spacing_mm and network.strides must have as many"
-            )
+            raise ValueError(f"patch_size has {dimensions} axes; spacing_mm and network.strides must have as many")
         if len(self.use_mask_for_norm) != len(self.normalization):
             raise ValueError("normalization and use_mask_for_norm must have one entry per channel")
         if strangers := set(self.mirror_axes) - set(range(dimensions)):
@@ -129,9 +127,7 @@ class Plan(Record):
                 raise ValueError(f"configuration '{name}' must have one normalization per channel")
             swapped = {label for pair in configuration.mirror_label_pairs for label in pair}
             if strangers := swapped - set(self.labels):
-                raise ValueError(
-                    f"mirror_label_pairs of '{name}' holds '{min(strangers)}', which is no label"
-                )
+                raise ValueError(f"mirror_label_pairs of '{name}' holds '{min(strangers)}', which is no label")
         return self
 
     @property
@@ -153,9 +149,7 @@ class Plan(Record):
     def configuration(self, name: str) -> Configuration:
         """A configuration by name. Raises UsageError naming the nearest one."""
         if name not in self.configurations:
-            raise UsageError(
-                f"no configuration '{name}' in the plan; {nearest(name, [*self.configurations])}"
-            )
+            raise UsageError(f"no configuration '{name}' in the plan; {nearest(name, [*self.configurations])}")
         return self.configurations[name]
 
 

@@ -81,7 +81,8 @@ def _finding(record: type[BaseModel], value: dict[str, Any], item: Any) -> tuple
         hint = nearest(str(location[-1]), _keys_at(record, here)) or "remove it"
         return location, f"unknown key '{dotted}'", hint
     if item["type"] == "missing":
-        strangers = [key for key in _members(value, here) if key not in _keys_at(record, here)]
+        known = _keys_at(record, here)
+        strangers = [key for key in _members(value, here) if isinstance(key, str) and key not in known]
         close = difflib.get_close_matches(str(location[-1]), strangers, n=1)
         hint = f"did you mean it by '{close[0]}'?" if close else "add it"
         return location, f"key '{dotted}' is missing", hint

@@ -47,10 +47,7 @@ def default_splits(groups: dict[str, str]) -> list[Split]:
         for name in shuffled:
             members = {case for case in cases if groups[case] == name}
             min(held_out, key=len).update(members)
-    return [
-        Split(train=[c for c in cases if c not in val], val=[c for c in cases if c in val])
-        for val in held_out
-    ]
+    return [Split(train=[c for c in cases if c not in val], val=[c for c in cases if c in val]) for val in held_out]
 
 
 def read_splits(path: Path, *, known: set[str]) -> list[Split]:

@@ -37,6 +37,7 @@ class WorkerKilled(AutosegError):  # noqa: N818
 
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
+MEMORY_INFO = Path("/proc/meminfo")
 
 
 def available_cpus() -> int:
@@ -50,10 +51,9 @@ def available_cpus() -> int:
 
 def available_memory_gb() -> float:
     """Memory that is free for this process: what the system has available, limited by the control group."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
+    if not MEMORY_INFO.is_file():
         return 8.0  # no such file outside Linux: assume an ordinary laptop
-    rows = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    rows = dict(line.split(":") for line in MEMORY_INFO.read_text().splitlines())
     free = int(rows["MemAvailable"].split()[0]) * 1024
     limit = _words("memory.max", "memory/memory.limit_in_bytes")
     used = _words("memory.current", "memory/memory.usage_in_bytes")
@@ -116,6 +116,10 @@ def supervised_map(
                 for job in suspects:
                     yield _alone(function, job)
                 pool = _pool(workers)
+    except BaseException:  # Ctrl-C, or nobody wants the rest: running jobs are not waited for
+        for process in [*(pool._processes or {}).values()]:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -55,9 +55,7 @@ def score_pair(pair: Pair) -> CaseResult:
     if errors:
         todo = f"predict on the image that belongs to {pair.truth.name}"
         raise DataError(
-            _problem(
-                pair, pair.prediction, f"does not lie on the grid of its truth: {'; '.join(errors)}", todo
-            )
+            _problem(pair, pair.prediction, f"does not lie on the grid of its truth: {'; '.join(errors)}", todo)
         )
     scores = score_volumes(
         _encode(truth, pair=pair, file=pair.truth),
@@ -107,9 +105,7 @@ def score_volumes(
     return scores
 
 
-def confusion_counts(
-    truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int
-) -> NDArray[np.int64]:
+def confusion_counts(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int) -> NDArray[np.int64]:
     """Voxels per pair of values, (n_values, n_values): rows are the truth, columns the prediction.
 
     One pass whatever the number of labels, plane by plane so that no second volume is made.
@@ -151,13 +147,9 @@ def _problem(pair: Pair, file: Path, found: str, todo: str) -> Problem:
 Box = tuple[slice, ...]
 
 
-def _boxes_per_value(
-    truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int
-) -> list[Box | None]:
+def _boxes_per_value(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int) -> list[Box | None]:
     """Per value the box that holds it in both arrays; None for a value that is in neither."""
-    whole = tuple(
-        slice(0, size) for size in truth.shape
-    )  # the background is everywhere, and find_objects skips it
+    whole = tuple(slice(0, size) for size in truth.shape)  # the background is everywhere, and find_objects skips it
     pairs = zip(*(find_objects(array, max_label=n_values - 1) for array in (truth, predicted)), strict=True)
     return [whole, *(_enclosing([*pair]) if any(pair) else None for pair in pairs)]
 

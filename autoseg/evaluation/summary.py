@@ -30,9 +30,7 @@ def summarise(
         summary[name]["n_undefined_hd95"] = _summary([]).with_changes(cases=undefined)
     means = [mean for name in label_names if (mean := summary[name]["dice"].mean) is not None]
     mean_dice = statistics.fmean(means) if means else None
-    return Scores(
-        tolerance_mm=tolerance_mm, cases=cases, summary=summary, mean_dice=mean_dice, missing=missing
-    )
+    return Scores(tolerance_mm=tolerance_mm, cases=cases, summary=summary, mean_dice=mean_dice, missing=missing)
 
 
 def _summary(values: list[float | None]) -> Summary:

@@ -44,9 +44,7 @@ def score_table(scores: Scores) -> str:
     lines.append(f"NSD at {scores.tolerance_mm:g} mm tolerance")
     for name, metrics in scores.summary.items():
         if undefined := metrics["n_undefined_hd95"].cases:
-            lines.append(
-                f"{name}: no HD95 in {_count(undefined, 'case')}, where only one mask is empty (Dice 0)"
-            )
+            lines.append(f"{name}: no HD95 in {_count(undefined, 'case')}, where only one mask is empty (Dice 0)")
     if scores.missing:
         lines.append(f"NOT SCORED, {_count(len(scores.missing), 'case')}: {', '.join(scores.missing)}")
     return "\n".join(lines)

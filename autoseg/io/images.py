@@ -109,9 +109,7 @@ def _check_range(voxels: NDArray[Any], path: Path, findings: _Findings) -> None:
         findings.warn(path, f"all voxels are {low:g}", "check that this is the right image")
 
 
-def _encoded(
-    voxels: NDArray[Any], path: Path, labels: LabelScheme, findings: _Findings
-) -> NDArray[np.int16] | None:
+def _encoded(voxels: NDArray[Any], path: Path, labels: LabelScheme, findings: _Findings) -> NDArray[np.int16] | None:
     """File values -> values inside; None when some have no meaning."""
     present = np.unique(np.concatenate([np.unique(plane) for plane in voxels]))
     fractional = present[present != np.rint(present)]

@@ -66,9 +66,7 @@ def _defects(path: Path, *, header_only: bool) -> list[Defect]:
         return [("is a NIfTI-2 file, which cannot be read", "convert it to NIfTI-1 or NRRD")]
     if header is None:
         short = 0 < len(first) < HEADER_BYTES and first[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
-        return [
-            (f"is truncated: it ends after {len(first)} bytes" if short else "is no NIfTI image", REPLACE)
-        ]
+        return [(f"is truncated: it ends after {len(first)} bytes" if short else "is no NIfTI image", REPLACE)]
     defects = list(_header_defects(header))
     with open(path, "rb") as stream:
         if path.name.endswith(".nii") and stream.read(2) == GZIP_MAGIC:

@@ -62,15 +62,9 @@ def check_compressed_data(path: Path, *, n_bytes: int) -> None:
     if "elementdatafile" in fields:
         compressed = fields.get("compresseddata", "").lower().startswith(("t", "1"))
         data_file = fields["elementdatafile"]
-        if (
-            compressed
-            and data_file.lower() == "local"
-            and not fields.get("compresseddatasize", "0").strip("0")
-        ):
+        if compressed and data_file.lower() == "local" and not fields.get("compresseddatasize", "0").strip("0"):
             found = "is compressed but has no CompressedDataSize in its header, so its end is unknown"
-            raise DataError(
-                Problem(case="", file=path.name, found=found, next="save it again with another program")
-            )
+            raise DataError(Problem(case="", file=path.name, found=found, next="save it again with another program"))
     else:
         compressed = fields.get("encoding", "").lower() in ("gzip", "gz")
         data_file = fields.get("data file", fields.get("datafile", "local"))

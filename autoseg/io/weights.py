@@ -53,7 +53,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         _refuse(path, f"is no intact safetensors file ({error})", "copy or export the model again")
     text = metadata.get(METADATA_KEY)
     if text is None:
-        _refuse(path, "was not written by autoseg", "use autoseg_import_model for models of other programs")
+        _refuse(path, "was not written by autoseg", "give the weights of a model that autoseg trained")
     if len(text) > MOST_FACTS_BYTES:
         _refuse(path, f"carries {len(text)} bytes of facts", "copy or export the model again")
     try:

@@ -26,9 +26,7 @@ def feature_map_elements(spec: NetworkSpec, patch_size: Sequence[int], *, n_labe
         voxels.append(prod(size))
     encoder = sum(
         blocks * features * count
-        for blocks, features, count in zip(
-            spec.blocks_per_stage, spec.features_per_stage, voxels, strict=True
-        )
+        for blocks, features, count in zip(spec.blocks_per_stage, spec.features_per_stage, voxels, strict=True)
     )
     decoder = sum(
         (blocks + 1) * features * count

@@ -32,7 +32,5 @@ def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     sizes = np.bincount(parts)
     sizes[0] = 0
     is_largest = sizes == sizes.max()
-    winner = parts[
-        is_largest[parts].argmax()
-    ]  # argmax finds the first voxel of all that are in a largest part
+    winner = parts[is_largest[parts].argmax()]  # argmax finds the first voxel of all that are in a largest part
     return paste((parts == winner).reshape(inner.shape), box=box, shape=mask.shape)

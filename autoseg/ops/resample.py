@@ -80,9 +80,7 @@ def resize_axis(volume: torch.Tensor, matrix: NDArray[np.float64], *, axis: int)
             rows = slice(start, start + BAND_ROWS)
             used = np.flatnonzero(matrix[rows].any(axis=0))
             columns = slice(int(used[0]), int(used[-1]) + 1)
-            weights = torch.from_numpy(matrix[rows, columns].copy()).to(
-                device=volume.device, dtype=volume.dtype
-            )
+            weights = torch.from_numpy(matrix[rows, columns].copy()).to(device=volume.device, dtype=volume.dtype)
             if trail == 1:
                 torch.mm(source[:, columns, 0], weights.T, out=result[:, rows, 0])
             elif lead == 1:
@@ -114,9 +112,7 @@ def _resize_clipped(
         return volume
     lowest, highest = volume.amin(axes, keepdim=True), volume.amax(axes, keepdim=True)
     for axis in _cheapest_order(volume.shape, new_shape, changing):
-        volume = resize_axis(
-            volume, resize_matrix(volume.shape[axis], new_shape[axis], order=order), axis=axis
-        )
+        volume = resize_axis(volume, resize_matrix(volume.shape[axis], new_shape[axis], order=order), axis=axis)
     return volume.clamp_(lowest, highest)
 
 
@@ -130,15 +126,11 @@ def _resize_separately(
         return _resize_clipped(volume, new_shape, axes=in_plane, order=order)
     along = resize_matrix(n_in, n_out, order=order_separate)
     if order_separate > 0:
-        return resize_axis(
-            _resize_clipped(volume, new_shape, axes=in_plane, order=order), along, axis=separate_axis
-        )
+        return resize_axis(_resize_clipped(volume, new_shape, axes=in_plane, order=order), along, axis=separate_axis)
     nearest = torch.from_numpy(along.argmax(axis=1)).to(volume.device)
     if n_out < n_in:
         # Slices that nothing reads need no resizing.
-        return _resize_clipped(
-            volume.index_select(separate_axis, nearest), new_shape, axes=in_plane, order=order
-        )
+        return _resize_clipped(volume.index_select(separate_axis, nearest), new_shape, axes=in_plane, order=order)
     return _resize_clipped(volume, new_shape, axes=in_plane, order=order).index_select(separate_axis, nearest)
 
 

@@ -82,9 +82,7 @@ def resample_labels(
     return resized
 
 
-def _lower_corner(
-    labels: NDArray[Integer], taps: Sequence[_Taps]
-) -> tuple[NDArray[Integer], NDArray[np.bool_]]:
+def _lower_corner(labels: NDArray[Integer], taps: Sequence[_Taps]) -> tuple[NDArray[Integer], NDArray[np.bool_]]:
     """The label at the lower corner of each output voxel, and whether all its corners hold that label."""
     first = int(taps[0].lower[0])
     block = labels[first : int(taps[0].lower[-1]) + 2]
@@ -132,9 +130,7 @@ def _vote(values: NDArray[Integer], weights: NDArray[np.float64]) -> NDArray[Int
         highest = values.max(axis=0)
         holds = values == highest
         mass = np.zeros(len(open_voxels))
-        for corner_holds, corner_weights in zip(
-            holds, weights, strict=True
-        ):  # in raster order, as SciPy adds
+        for corner_holds, corner_weights in zip(holds, weights, strict=True):  # in raster order, as SciPy adds
             mass += np.where(corner_holds, corner_weights, 0.0)
         wins = mass >= 0.5
         winners[open_voxels[wins]] = highest[wins]

@@ -23,6 +23,7 @@ from autoseg.planning.target_spacing import resampled_shape, target_spacing
 
 # "small" has half the features per stage: a quarter of the arithmetic, for machines without a graphics card
 PLANNERS: dict[str, Budget] = {"default": Budget(), "small": Budget(base_features=16)}
+CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres")
 LOWRES_BELOW = 0.25  # of the median image seen by a patch: less lacks context, so a coarser plan is added
 LOWRES_STEP = 1.03
 LOWRES_WORTHWHILE = 2.0
@@ -51,7 +52,7 @@ def plan(
         UsageError: unknown planner, or a spacing or memory that is not positive.
         DataError: the fingerprint has not the channels of dataset.json.
     """
-    budget = _budget(planner, gpu_memory_gb, spacing_mm)
+    budget = budget_for(planner, gpu_memory_gb, spacing_mm)
     target, why_spacing = target_spacing(fingerprint)
     if spacing_mm is not None:
         target, why_spacing = np.array(spacing_mm, dtype=np.float64), "given by the user"
@@ -90,7 +91,12 @@ def plan(
     )
 
 
-def _budget(planner: str, gpu_memory_gb: float | None, spacing_mm: Sequence[float] | None) -> Budget:
+def budget_for(planner: str, gpu_memory_gb: float | None, spacing_mm: Sequence[float] | None) -> Budget:
+    """The budget of a planner, scaled to the memory; also where the planning options of a call are checked.
+
+    Raises:
+        UsageError: unknown planner, or a spacing or memory that is not positive.
+    """
     if planner not in PLANNERS:
         raise UsageError(f"no planner '{planner}'; {nearest(planner, [*PLANNERS])}")
     if gpu_memory_gb is not None and not 0 < gpu_memory_gb < inf:
@@ -159,9 +165,7 @@ class _Builder:
         )
 
 
-def _lowres(
-    build: _Builder, full: Configuration, median: NDArray[np.float64], n_cases: int
-) -> Configuration | None:
+def _lowres(build: _Builder, full: Configuration, median: NDArray[np.float64], n_cases: int) -> Configuration | None:
     """The coarser configuration for images much larger than a patch (rule 3.7); None when not worthwhile.
 
     Spacing grows in small steps, the finer axes first, until a patch sees a quarter of the median image.

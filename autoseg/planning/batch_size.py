@@ -8,9 +8,7 @@ from math import prod
 from autoseg.planning.budget import Budget
 
 
-def batch_size(
-    patch_size: Sequence[int], *, elements: int, dataset_voxels: float, budget: Budget
-) -> tuple[int, str]:
+def batch_size(patch_size: Sequence[int], *, elements: int, dataset_voxels: float, budget: Budget) -> tuple[int, str]:
     """Batch size and the reason (reference rule 3.6).
 
     Args:

@@ -54,9 +54,7 @@ def patch_and_network(
     # the estimate is for one patch; the reference was measured with two
     limit = allowed * budget.reference_batch(dimensions) / 2
     steps = 0
-    while (elements := _elements(shape, n_label_entries, budget)) > limit and max(
-        shape.patch_size
-    ) > MIN_EDGE:
+    while (elements := _elements(shape, n_label_entries, budget)) > limit and max(shape.patch_size) > MIN_EDGE:
         shape = _smaller(shape, spacing_mm, median_shape)
         steps += 1
     reason = (

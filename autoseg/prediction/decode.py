@@ -30,7 +30,10 @@ def decode_stream(
 
     Args:
         slabs: float32 (n_outputs, rows, Y, X) in order; the rows add up to shape_in[0].
-        shape_in: grid of the logits. shape_out: grid of the result.
+        shape_in: grid of the logits, (Z, Y, X).
+        shape_out: grid of the result.
+        separate_axis: axis (0, 1 or 2) along which the nearest voxel is taken, or None.
+        scheme: says what the outputs mean.
 
     Returns:
         (*shape_out) values inside the pipeline (uint16) for label schemes, values as in files (in the scheme's output
@@ -61,8 +64,10 @@ def decode_stream(
 
 
 def decode(logits: torch.Tensor, scheme: LabelScheme) -> torch.Tensor:
-    """Logits (n_outputs, *size) -> int64 (*size): the likeliest value inside, or, with regions, the file values of all
-    regions with probability above 0.5, painted in `regions_class_order`."""
+    """Logits (n_outputs, *size) -> int64 (*size): the likeliest value inside.
+
+    With regions: the file values of all regions with probability above 0.5, painted in `regions_class_order`.
+    """
     if not scheme.has_regions:
         return logits.max(dim=0).indices  # half the time of argmax on a CPU
     labels = torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)

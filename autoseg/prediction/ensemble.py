@@ -98,7 +98,9 @@ def load_ensemble(
     missing = [fold for fold in wanted if fold not in trained]
     if missing or not wanted:
         names = ", ".join(missing) or "any"
-        raise UsageError(f"fold {names} is not trained in {folder} (finished: {', '.join(trained) or 'none'}); train it")
+        raise UsageError(
+            f"fold {names} is not trained in {folder} (finished: {', '.join(trained) or 'none'}); train it"
+        )
     configuration = model.plan.configuration(model.configuration)
     networks = tuple(_load_network(model, configuration, fold_folder(folder, fold), device) for fold in wanted)
     return Ensemble(
@@ -121,7 +123,9 @@ def _load_network(model: Model, configuration: Configuration, folder: Path, devi
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        found = f"the weights do not fit the network of {model.configuration} (made by {facts.get('autoseg_version', '?')})"
+        found = (
+            f"the weights do not fit the network of {model.configuration} (made by {facts.get('autoseg_version', '?')})"
+        )
         todo = f"use the model.json it was trained with; this is autoseg {__version__}"
         raise DataError(Problem(case="", file=str(path), found=found, next=todo)) from error
     return network.eval().to(device)

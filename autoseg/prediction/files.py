@@ -31,7 +31,9 @@ def find_cases(source: Path, plan: Plan) -> tuple[list[Case], list[Problem]]:
         if ending is None:
             raise UsageError(f"{source} is none of {', '.join(FILE_ENDINGS)}; convert it first")
         if n_channels > 1:
-            raise UsageError(f"this model needs {n_channels} channels per case ({', '.join(plan.channel_names)}); give a folder")
+            raise UsageError(
+                f"this model needs {n_channels} channels per case ({', '.join(plan.channel_names)}); give a folder"
+            )
         case = source.name[: -len(ending)].removesuffix("_0000")
         if unsafe := unsafe_id(case):
             raise UsageError(f"{source.name}: {unsafe}; rename the file")

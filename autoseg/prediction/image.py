@@ -26,6 +26,7 @@ def predict_image(
     """Segment one image.
 
     Args:
+        ensemble: the networks and the plan they were trained by.
         image: float32 (C, Z, Y, X), canonical orientation.
         spacing_mm: (z, y, x) of the image.
         step: share of the patch between neighbouring tiles.

@@ -27,14 +27,18 @@ def stream_logits(
 ) -> Iterator[torch.Tensor]:
     """Slide the network over the image and yield finished slabs of logits in order along the first axis.
 
-    An accumulator of patch_size[0] rows is reused as a ring: once no later tile reaches a row, the row is divided by its
-    summed weight, handed out and cleared. So memory is n_outputs x patch rows x cross-section, however long the image.
+    An accumulator of patch_size[0] rows is reused as a ring: once no later tile reaches a row, the row is divided by
+    its summed weight, handed out and cleared. So memory is n_outputs x patch rows x cross-section, however long the
+    image is.
 
     Args:
         image: float32 (C, Z, Y, X).
         network: (B, C, *patch) -> logits (B, n_outputs, *patch), both on `device`.
         patch_size: two entries (every slice is a tile of its own) or three.
-        step: share of the patch between tiles.
+        n_outputs: channels of the logits.
+        step: share of the patch between tiles, in (0, 1].
+        device: where the network and the accumulator are.
+        progress: called with the share of tiles that are done.
 
     Yields:
         float32 (n_outputs, rows, Y, X) on `device`; the rows of all slabs add up to Z.
@@ -86,7 +90,7 @@ def stream_logits(
 
 
 def _ring_runs(first: int, last: int, length: int, *, longest: int) -> list[tuple[int, int]]:
-    """Split the rows first..last into runs of at most `longest` that are contiguous in a ring buffer of `length` rows."""
+    """Split the rows first..last into runs of at most `longest`, each contiguous in a ring of `length` rows."""
     runs, start = [], first
     while start < last:
         stop = min(last, (start // length + 1) * length, start + longest)

@@ -52,9 +52,7 @@ def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, list[str]]:
     notes = []
     for other in candidates:
         if n_others := len(cases ^ set(other.scores.cases)):
-            notes.append(
-                f"{other.name} and {best.name} were not scored on the same cases ({n_others} differ)"
-            )
+            notes.append(f"{other.name} and {best.name} were not scored on the same cases ({n_others} differ)")
     if best.scores.missing:
         notes.append(f"{best.name} lacks scores of {', '.join(best.scores.missing)}")
     return best, notes
@@ -92,9 +90,7 @@ def refine(
     todo = "delete the validation folder of its fold and run autoseg_train again"
     for case in sorted(best.scores.cases):
         if case in truths and case in best.predictions:
-            pairs.append(
-                Pair(case=case, prediction=best.predictions[case], truth=truths[case], labels=labels)
-            )
+            pairs.append(Pair(case=case, prediction=best.predictions[case], truth=truths[case], labels=labels))
         else:
             found = "has no prediction any more" if case in truths else "has no label any more"
             problems.append(Problem(case=case, found=found, next=todo))

@@ -42,9 +42,7 @@ def decide(counts: Sequence[Counts], *, names: Sequence[str], overlapping: bool)
         reduced = [*current[:index], alone[index], *current[index + 1 :]]
         accepted = _improved(current[index], alone[index])
         changed = int((sizes[:, base, PLAIN, index] != sizes[:, base, TRIMMED, index]).sum())
-        trials.append(
-            _trial([name], names, current, reduced, accepted=accepted, cases=len(counts), changed=changed)
-        )
+        trials.append(_trial([name], names, current, reduced, accepted=accepted, cases=len(counts), changed=changed))
         current = reduced if accepted else current
     return trials
 

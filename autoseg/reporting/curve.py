@@ -16,9 +16,7 @@ Row = dict[str, Any]
 _MANY_CLASSES = 10
 
 
-def curve_picture(
-    log_rows: Sequence[Row], path: Path, *, label_names: Sequence[str] = (), title: str = ""
-) -> None:
+def curve_picture(log_rows: Sequence[Row], path: Path, *, label_names: Sequence[str] = (), title: str = "") -> None:
     """Write a PNG with losses, pseudo-Dice, learning rate and time per epoch.
 
     Args:

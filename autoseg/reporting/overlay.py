@@ -118,9 +118,7 @@ def _voxels_per_slice(volume: Voxels, *, labels: LabelScheme) -> list[NDArray[np
     for z, plane in enumerate(volume):
         codes = labels.encode(plane)
         for axis, line in ((1, lines[1][:, None]), (2, lines[2])):
-            counts[axis] += np.bincount((codes + line).ravel(), minlength=counts[axis].size).reshape(
-                -1, n_values
-            )
+            counts[axis] += np.bincount((codes + line).ravel(), minlength=counts[axis].size).reshape(-1, n_values)
         counts[0][z] = np.bincount(codes.ravel(), minlength=n_values)
     return counts
 
@@ -149,9 +147,7 @@ def _window(cuts: list[list[Voxels]], steps_mm: list[tuple[float, float]]) -> tu
     return low - spare, high + spare
 
 
-def _panels(
-    planes: list[Plane], size_mm: list[float], title: str, *, foot: float
-) -> tuple[Figure, list[Axes]]:
+def _panels(planes: list[Plane], size_mm: list[float], title: str, *, foot: float) -> tuple[Figure, list[Axes]]:
     """A figure with a panel per plane, all at the same inches per mm unless the volume is too long for it."""
     from matplotlib.figure import Figure
 
@@ -177,9 +173,7 @@ def _panels(
     return figure, panels
 
 
-def _draw_labels(
-    axes: Axes, predicted: Voxels, truth: Voxels | None, *, labels: LabelScheme, frame: Frame
-) -> None:
+def _draw_labels(axes: Axes, predicted: Voxels, truth: Voxels | None, *, labels: LabelScheme, frame: Frame) -> None:
     """Fill of the prediction and line of the truth, per name."""
     from matplotlib.colors import to_rgba
 
@@ -220,9 +214,7 @@ def _annotate(axes: Axes, plane: Plane, *, frame: Frame, position: str) -> None:
     length_mm = max((bar for bar in (1, 2, 5, 10, 20, 50, 100) if bar < 0.35 * (right - left)), default=0)
     if length_mm:
         end, share = 0.97, length_mm / (right - left)
-        axes.plot(
-            [end - share, end], [0.03, 0.03], color="white", linewidth=2, solid_capstyle="butt", **common
-        )
+        axes.plot([end - share, end], [0.03, 0.03], color="white", linewidth=2, solid_capstyle="butt", **common)
         axes.text(end - share / 2, 0.045, f"{length_mm} mm", ha="center", va="bottom", **style)
     axes.set_xlabel(f"{plane.name}, {position}", fontsize=8, labelpad=3)
     axes.set_xticks([])

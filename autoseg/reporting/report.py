@@ -47,9 +47,7 @@ def report_page(
         section("Data set", _declared(plan), *(_measured(fingerprint) if fingerprint else ())),
         section("Plan", *_planned(plan)),
         section("Training", *curves, otherwise="There is no trained fold yet."),
-        section(
-            "Scores", *(_scored(scores) if scores else ()), otherwise="There is no cross-validation yet."
-        ),
+        section("Scores", *(_scored(scores) if scores else ()), otherwise="There is no cross-validation yet."),
         section("Cases", *cases, otherwise="There is no picture yet."),
     ]
     write_bytes(path, page(dataset, sections).encode())

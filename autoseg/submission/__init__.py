@@ -36,11 +36,7 @@ def pack(predictions_folder: Path, *, path: Path, cases: list[str], ending: str)
     problems = _check_names(predictions_folder, cases=cases, ending=ending)
     files = {f"{case}{ending}": predictions_folder / f"{case}{ending}" for case in sorted(cases)}
     if not problems:
-        problems = [
-            problem
-            for name, file in files.items()
-            for problem in _unreadable(file, case=name[: -len(ending)])
-        ]
+        problems = [problem for name, file in files.items() for problem in _unreadable(file, case=name[: -len(ending)])]
     if problems:
         raise DataError(problems)
     with whole_file(path) as temporary:
@@ -60,9 +56,7 @@ def _check_names(folder: Path, *, cases: list[str], ending: str) -> list[Problem
     if not folder.is_dir():
         return [Problem(case="", file=str(folder), found="this folder does not exist", next="predict first")]
     if not cases:
-        return [
-            Problem(case="", file=str(folder), found="no case is expected", next="name the expected cases")
-        ]
+        return [Problem(case="", file=str(folder), found="no case is expected", next="name the expected cases")]
     return [
         *_case_problems(folder, cases=cases, ending=ending),
         *_strangers(folder, cases=cases, ending=ending),
@@ -76,13 +70,9 @@ def _case_problems(folder: Path, *, cases: list[str], ending: str) -> list[Probl
             problems.append(Problem(case=repr(case), found=unsafe, next="rename the case"))
         elif not (folder / f"{case}{ending}").is_file():
             file = f"{folder / case}{ending}"
-            problems.append(
-                Problem(case=case, file=file, found="has no prediction", next="predict this case")
-            )
+            problems.append(Problem(case=case, file=file, found="has no prediction", next="predict this case"))
         if count > 1:
-            problems.append(
-                Problem(case=case, found=f"is expected {count} times", next="list each case once")
-            )
+            problems.append(Problem(case=case, found=f"is expected {count} times", next="list each case once"))
     return problems
 
 
@@ -91,9 +81,7 @@ def _strangers(folder: Path, *, cases: list[str], ending: str) -> list[Problem]:
     visible = (file for file in sorted(folder.iterdir()) if not file.name.startswith("."))
     strangers = [file for file in visible if file.name.endswith(FILE_ENDINGS) and file.name not in expected]
     todo = "remove it, or add its case to the expected ones"
-    return [
-        Problem(case="", file=str(file), found="belongs to no expected case", next=todo) for file in strangers
-    ]
+    return [Problem(case="", file=str(file), found="belongs to no expected case", next=todo) for file in strangers]
 
 
 def _unreadable(file: Path, *, case: str) -> tuple[Problem, ...]:

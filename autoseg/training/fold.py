@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +16,16 @@ import numpy as np
 import torch
 
 from autoseg.core.errors import UsageError
-from autoseg.core.files import write_bytes
+from autoseg.core.files import content_key, write_bytes
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.splits import Split
 from autoseg.core.workers import available_cpus
+from autoseg.io.case_store import CaseStore
+from autoseg.io.weights import load_weights
 from autoseg.training.augmentation import crop_size, rules_for
 from autoseg.training.loader import batches
+from autoseg.training.optimizer import learning_rate
 from autoseg.training.run import Run
 from autoseg.training.sampling import CropRules
 
@@ -29,7 +33,7 @@ VALIDATION_STREAM = 1  # keeps validation crops apart from training crops of the
 SMOOTHING = 0.9
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818
     """Training was asked to stop; its state is saved. `signal` tells by what."""
 
     def __init__(self, number: int) -> None:
@@ -39,7 +43,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob:
-    """What to train: the preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to."""
+    """What to train: preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to."""
 
     store: Path
     plan: Plan
@@ -64,11 +68,13 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
         False when the fold was finished before, with this recipe, and nothing was done.
 
     Raises:
-        UsageError: the folder holds a fold of another recipe.
+        UsageError: the folder holds a fold of another recipe, plan, split or other images.
+        DataError: a stored case or the saved state is missing or damaged.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
     recipe, folder = job.recipe, job.folder
-    if _is_finished(folder, recipe):
+    facts = _facts(job)
+    if _is_finished(folder, recipe, made_from=facts["made_from"]):
         return False
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -91,14 +97,16 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
                 _timed_step(run, train)
                 progress(run.step_number, recipe.epochs * recipe.iterations, _state_line(run, log))
                 if stopped or time.monotonic() - saved > recipe.save_every_minutes * 60:
-                    run.save(state)
+                    run.save(state, facts=facts)
                     saved = time.monotonic()
                 if stopped:
                     raise Interrupted(stopped[0])
-            log.append(_finish_epoch(run, val, job))
-            run.save(state)
+            log.append(_finish_epoch(run, val, job, facts))
+            run.save(state, facts=facts)
             saved = time.monotonic()
-    run.save_weights(folder / "weights.safetensors", facts=_facts(job))
+        run.save_weights(folder / "weights.safetensors", facts=facts)
+    if stopped:
+        raise Interrupted(stopped[0])
     return True
 
 
@@ -141,7 +149,7 @@ def _timed_step(run: Run, train: Iterator[dict[str, Any]]) -> None:
     run.at.step_s += time.monotonic() - started
 
 
-def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob) -> dict[str, Any]:
+def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob, facts: dict[str, Any]) -> dict[str, Any]:
     """Validate, keep the best weights, and move the counters to the next epoch; returns the log row."""
     started, at, recipe = time.monotonic(), run.at, run.recipe
     val_loss, dice = run.validate(val, recipe.validation_batches)
@@ -151,35 +159,47 @@ def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob) -> dict
     at.smoothed_dice = mean if at.smoothed_dice is None else SMOOTHING * at.smoothed_dice + (1 - SMOOTHING) * mean
     row = {
         "epoch": at.epoch,
-        "train_loss": at.loss_sum / max(1, at.iteration),
-        "val_loss": val_loss,
+        "train_loss": at.train_loss,
+        "val_loss": val_loss if math.isfinite(val_loss) else None,
         "pseudo_dice": dice,
         "pseudo_dice_mean": mean,
-        "learning_rate": run.optimizer.param_groups[0]["lr"],
+        "learning_rate": learning_rate(recipe, run.step_number - 1),
         "seconds": at.step_s + time.monotonic() - started,
         "images_per_second": recipe.iterations * batch_size / max(at.step_s, 1e-9),
         "data_wait_share": at.wait_s / max(at.step_s, 1e-9),
     }
-    at.epoch, at.iteration, at.loss_sum, at.wait_s, at.step_s = at.epoch + 1, 0, 0.0, 0.0, 0.0
+    at.next_epoch()
     if at.best_dice is None or at.smoothed_dice > at.best_dice:
         at.best_dice = at.smoothed_dice
-        run.save_weights(job.folder / "weights_best.safetensors", facts=_facts(job))
+        run.save_weights(job.folder / "weights_best.safetensors", facts=facts)
     return row
 
 
 def _facts(job: FoldJob) -> dict[str, Any]:
-    return {"configuration": job.configuration, "dataset": job.plan.dataset, "train": job.split.train, "val": job.split.val}
+    """What is stored with the weights: where they come from, and a hash of all they depend on but the recipe."""
+    store = CaseStore(job.store)
+    cases = {case: store.open(case).meta.key for case in (*job.split.train, *job.split.val)}
+    decisions = job.plan.configuration(job.configuration).model_dump(exclude={"reasons", "median_shape_voxels"})
+    return {
+        "configuration": job.configuration,
+        "dataset": job.plan.dataset,
+        "train": job.split.train,
+        "val": job.split.val,
+        "made_from": content_key(job.split.model_dump(), cases, decisions),
+    }
 
 
 def _state_line(run: Run, log: _Log) -> str:
-    text = f"epoch {run.at.epoch + 1}/{run.recipe.epochs} loss {run.at.loss_sum / max(1, run.at.iteration):.3f}"
+    text = f"epoch {run.at.epoch + 1}/{run.recipe.epochs}"
+    if run.at.train_loss is not None:
+        text += f" loss {run.at.train_loss:.3f}"
     if run.at.step_s:
         text += f" data wait {run.at.wait_s / run.at.step_s:.0%}"
     return text if not log.rows else f"{text} pseudo-Dice {log.rows[-1]['pseudo_dice_mean']:.3f}"
 
 
-def _is_finished(folder: Path, recipe: Recipe) -> bool:
-    """Whether the fold is finished; refuses a folder that was begun with other settings, except for its length."""
+def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
+    """Whether the fold is finished; refuses a folder begun with other settings (length apart) or from other data."""
     if not (folder / "recipe.json").is_file():
         return False
     begun = Recipe.read(folder / "recipe.json")
@@ -187,10 +207,17 @@ def _is_finished(folder: Path, recipe: Recipe) -> bool:
         old, new = begun.model_dump(), recipe.model_dump()
         changed = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in old if k != "epochs" and old[k] != new[k])
         raise UsageError(
-            f"{folder} holds a fold trained with other settings ({changed}); repeat the old settings to continue it, or "
-            "move that folder away to train anew"
+            f"{folder} holds a fold trained with other settings ({changed}); repeat the old settings to continue it, "
+            "or move that folder away to train anew"
         )
-    return begun.epochs == recipe.epochs and (folder / "weights.safetensors").is_file()
+    weights, state = folder / "weights.safetensors", folder / "state_latest.safetensors"
+    saved = next((load_weights(path)[1] for path in (weights, state) if path.is_file()), {})
+    if saved.get("made_from", made_from) != made_from:
+        raise UsageError(
+            f"{folder} holds a fold trained by another plan, with other cases or other images; move that folder away "
+            "to train anew"
+        )
+    return weights.is_file() and saved["recipe"]["epochs"] == recipe.epochs
 
 
 class _Log:

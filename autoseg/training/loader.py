@@ -19,7 +19,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class StepReader:
-    """Reads the batches of steps first + i, first + i + n, ... for worker i of n; what batchgenerators calls a loader."""
+    """Reads the batches of steps first + i, first + i + n, ... for worker i of n: a loader of batchgenerators."""
 
     def __init__(self, rules: CropRules, *, first_step: int, workers: int) -> None:
         self.rules = rules
@@ -29,11 +29,12 @@ class StepReader:
     def set_thread_id(self, worker: int) -> None:
         """Called once inside each worker process."""
         self.step += worker
-        # The parent decides when to stop: Ctrl-C reaches the whole process group, and a killed parent must not leave
-        # workers behind that wait for it forever.
+        # The parent decides when to stop: Ctrl-C and a job scheduler's SIGTERM reach the workers too, but the
+        # step that is running needs them until the state is saved.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if sys.platform == "linux":
+            # A killed parent must not leave workers behind that wait for it forever.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def __iter__(self) -> StepReader:
@@ -47,17 +48,24 @@ class StepReader:
 
 @contextmanager
 def batches(rules: CropRules, *, first_step: int, workers: int) -> Iterator[Iterator[dict[str, Any]]]:
-    """Iterator over the batches of steps first_step, first_step + 1, ...; endless, in order, read ahead by `workers`
-    processes (0: read in this process when asked for)."""
+    """Iterator over the batches of steps first_step, first_step + 1, ...; endless and in order.
+
+    They are read ahead by `workers` processes (0: in this process when asked for), which end with the context. Taking a
+    batch raises DeviceError when one of them has died.
+    """
     reader = StepReader(rules, first_step=first_step, workers=workers)
     if workers == 0:
         yield reader
         return
     pool = MultiThreadedAugmenter(reader, None, workers, num_cached_per_queue=2, wait_time=0.005)
+    pool.restart()
+    processes = list(pool._processes)
     try:
         yield _watched(pool)
     finally:
         pool._finish()
+        for process in processes:
+            process.kill()  # one that hangs in a read; as a rule they have ended
 
 
 def _watched(pool: MultiThreadedAugmenter) -> Iterator[dict[str, Any]]:
@@ -66,7 +74,7 @@ def _watched(pool: MultiThreadedAugmenter) -> Iterator[dict[str, Any]]:
             batch = next(pool)
         except RuntimeError as error:
             raise DeviceError(
-                "a process that reads training crops has died, usually for lack of memory or because the case store was "
-                "changed; free memory or preprocess again, then run the same command: training resumes"
+                "a process that reads training crops has died, usually for lack of memory or because the case store "
+                "was changed; free memory or preprocess again, then run the same command: training resumes"
             ) from error
         yield batch

@@ -46,9 +46,7 @@ def dice_ce(logits: Tensor, target: Tensor, *, batch_dice: bool, ignore_index: i
 
 
 @losses.register("dice_ce_balanced")
-def dice_ce_balanced(
-    logits: Tensor, target: Tensor, *, batch_dice: bool, ignore_index: int | None = None
-) -> Tensor:
+def dice_ce_balanced(logits: Tensor, target: Tensor, *, batch_dice: bool, ignore_index: int | None = None) -> Tensor:
     """Like `dice_ce`, but the cross-entropy weighs each class by 1 / sqrt(its voxels in the batch), mean weight 1.
 
     Small structures are found within some dozen steps instead of after the background has been learnt; batch_dice is
@@ -70,9 +68,7 @@ def dice_ce_balanced(
 
 
 @losses.register("dice_bce")
-def dice_bce(
-    logits: Tensor, target_regions: Tensor, *, batch_dice: bool, mask: Tensor | None = None
-) -> Tensor:
+def dice_bce(logits: Tensor, target_regions: Tensor, *, batch_dice: bool, mask: Tensor | None = None) -> Tensor:
     """Binary cross-entropy (mean over annotated voxels and regions) minus the mean soft Dice of all regions.
 
     Args:

@@ -25,7 +25,7 @@ class Objective:
         self.n_classes = len(scheme.foreground)
 
     def __call__(self, outputs: Sequence[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-        """Scalar loss. outputs: logits (B, K, *size), full resolution first; label: int64 (B, 1, *patch) inside values."""
+        """Scalar loss of logits (B, K, *size), full resolution first, for int64 values inside (B, 1, *patch)."""
         used = outputs if self.deep_supervision else outputs[:1]
         if self.scheme.has_regions:
             return self.loss(used, self._masks(label), batch_dice=self.batch_dice, mask=self._annotated(label))

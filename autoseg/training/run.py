@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,27 @@ MAX_SKIPPED = 20  # steps in a row without a finite gradient
 
 @dataclass
 class Counters:
-    """Where a run is. `loss_sum` and the times belong to the running epoch."""
+    """Where a run is. `loss_sum` over `n_losses` steps and the times belong to the running epoch."""
 
     epoch: int = 0
     iteration: int = 0
     loss_sum: float = 0.0
+    n_losses: int = 0
     wait_s: float = 0.0
     step_s: float = 0.0
     skipped: int = 0
     smoothed_dice: float | None = None
     best_dice: float | None = None
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean loss of the running epoch so far; None before its first step with a finite one."""
+        return self.loss_sum / self.n_losses if self.n_losses else None
+
+    def next_epoch(self) -> None:
+        """Go to the beginning of the next epoch."""
+        self.epoch, self.iteration, self.loss_sum, self.n_losses = self.epoch + 1, 0, 0.0, 0
+        self.wait_s, self.step_s = 0.0, 0.0
 
 
 class Run:
@@ -52,7 +65,9 @@ class Run:
             configuration.network, n_channels=len(plan.channel_names), n_outputs=plan.scheme.n_outputs
         )
         self.network: nn.Module = network.to(device).train()
-        self.average = {name: p.detach().clone() for name, p in network.named_parameters()} if recipe.weight_average else {}
+        self.average = (
+            {name: p.detach().clone() for name, p in network.named_parameters()} if recipe.weight_average else {}
+        )
         self.optimizer = optimizers[recipe.optimizer](self.network.parameters(), recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.objective = Objective(plan.scheme, configuration, recipe)
@@ -83,6 +98,7 @@ class Run:
             self.scaler.step(self.optimizer)
             self._update_average()
             self.at.loss_sum += float(loss.detach())
+            self.at.n_losses += 1
             self.at.skipped = 0
         else:
             self.at.skipped += 1
@@ -95,11 +111,11 @@ class Run:
         self.at.iteration += 1
 
     @torch.no_grad()
-    def validate(self, batches: list[dict[str, Any]] | Any, n: int) -> tuple[float, list[float | None]]:
+    def validate(self, batches: Iterator[dict[str, Any]], n: int) -> tuple[float, list[float | None]]:
         """Loss and pseudo-Dice (global over all patches, per class) of the averaged weights on `n` batches."""
         counts, losses = np.zeros((3, self.objective.n_classes)), []
         with self.averaged_weights():
-            for batch, _ in zip(batches, range(n), strict=False):
+            for batch in islice(batches, n):
                 image, label = centre_crop(*self._to_device(batch), patch_size=self.rules.patch_size)
                 with autocast(self.device, self.precision):
                     outputs = self.network(image.contiguous(memory_format=self.format))
@@ -113,21 +129,22 @@ class Run:
         """Context in which the network has the averaged weights (where the recipe averages)."""
         return _Swapped(self.network, self.average)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, facts: dict[str, Any]) -> None:
         """Write all that is needed to continue exactly here."""
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {f"average.{name}": t for name, t in self.average.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, torch.Tensor)}
-        facts = {"counters": vars(self.at), "recipe": self.recipe.model_dump(), "scaler": self.scaler.state_dict()}
-        save_weights(path, tensors, facts=facts)
+        own = {"counters": vars(self.at), "recipe": self.recipe.model_dump(), "scaler": self.scaler.state_dict()}
+        save_weights(path, tensors, facts={**facts, **own})
 
     def restore(self, path: Path) -> None:
         """Continue from what `save` wrote. Raises DataError when the file is damaged."""
         tensors, facts = load_weights(path)
         part = _by_prefix(tensors)
         self.network.load_state_dict(part["network"])
-        self.average = {name: t.to(self.device) for name, t in part.get("average", {}).items()}
+        for name, tensor in self.average.items():
+            tensor.copy_(part["average"][name])
         states: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in part.get("optimizer", {}).items():
             index, key = name.split(".")
@@ -139,7 +156,12 @@ class Run:
     def save_weights(self, path: Path, *, facts: dict[str, Any]) -> None:
         """Write the weights for prediction (averaged where the recipe averages)."""
         with self.averaged_weights():
-            facts = {**facts, "autoseg_version": __version__, "recipe": self.recipe.model_dump(), "epoch": self.at.epoch}
+            facts = {
+                **facts,
+                "autoseg_version": __version__,
+                "recipe": self.recipe.model_dump(),
+                "epoch": self.at.epoch,
+            }
             save_weights(path, self.network.state_dict(), facts=facts)
 
     def _to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

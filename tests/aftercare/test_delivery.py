@@ -29,9 +29,7 @@ def predicted(trained, call):
 
 def test_steps_are_applied_to_every_file_in_its_geometry(predicted, trained, call, tmp_path):
     source, strategy = predicted
-    code, printed, _ = call(
-        postprocess, "-i", source, "-o", tmp_path / "out", "--strategy", strategy, "-np", 0
-    )
+    code, printed, _ = call(postprocess, "-i", source, "-o", tmp_path / "out", "--strategy", strategy, "-np", 0)
     assert code == 0
     assert "3 cases postprocessed (3 now)" in printed
     for case in CASES:
@@ -62,9 +60,7 @@ def test_bad_file_and_case_without_file_are_told_and_the_others_done(predicted, 
     source, strategy = predicted
     (source / "case_0.nii.gz").write_bytes(b"no image")
     (source / "case_2.nii.gz").unlink()
-    code, printed, told = call(
-        postprocess, "-i", source, "-o", tmp_path / "out", "--strategy", strategy, "-np", 0
-    )
+    code, printed, told = call(postprocess, "-i", source, "-o", tmp_path / "out", "--strategy", strategy, "-np", 0)
     assert code == 1
     assert "case_0" in told
     assert "case_2" in told
@@ -89,9 +85,7 @@ def test_postprocessed_folder_can_be_scored_and_packed(predicted, trained, call,
         assert sorted(archive.namelist()) == [f"{case}.nii.gz" for case in CASES]
 
 
-def test_strangers_are_refused_unless_there_is_no_record_of_what_was_asked(
-    predicted, trained, call, tmp_path
-):
+def test_strangers_are_refused_unless_there_is_no_record_of_what_was_asked(predicted, trained, call, tmp_path):
     source, _ = predicted
     trained.write_image(source / "stranger.nii.gz", trained.truth_of("case_0"))
     code, _, told = call(submission, "-i", source, "-o", tmp_path / "a.zip")

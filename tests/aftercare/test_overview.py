@@ -55,9 +55,7 @@ def test_page_shows_plan_curves_scores_and_the_best_median_and_worst_case(world,
     page = page_of(world)
     assert len(page.pictures) == 5  # two curves, three cases
     assert all(picture.startswith(b"\x89PNG") for picture in page.pictures)
-    assert page.captions[:2] == [
-        f"Fold {fold}: 2 epochs, 0.00 hours, 0% of it waiting for data" for fold in (0, 1)
-    ]
+    assert page.captions[:2] == [f"Fold {fold}: 2 epochs, 0.00 hours, 0% of it waiting for data" for fold in (0, 1)]
     scores = json.loads((world.model("small") / "crossval" / "summary.json").read_text())["cases"]
     means = {case: np.mean([row["dice"] for row in rows.values()]) for case, rows in scores.items()}
     order = sorted(means, key=lambda case: -means[case])

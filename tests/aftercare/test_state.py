@@ -79,9 +79,7 @@ def test_command_that_continues_a_fold_is_understood_by_train_with_the_same_reci
     (line,) = (line for line in printed.splitlines() if "fold 1" in line)
     words = shlex.split(line.partition(": autoseg_train ")[2])
     parsed = {}
-    monkeypatch.setattr(
-        "autoseg.cli.train.run", lambda parser, act, argv: parsed.update(args=parser.parse_args(argv))
-    )
+    monkeypatch.setattr("autoseg.cli.train.run", lambda parser, act, argv: parsed.update(args=parser.parse_args(argv)))
     from autoseg.cli import train
 
     train.main(words)

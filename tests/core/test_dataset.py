@@ -1,4 +1,4 @@
-"""Every defect of a raw folder that its listing shows is found, all at once, and the good cases stay usable."""
+"""Every defect that the listing of a raw folder shows is told, all at once; the good cases stay usable."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_ids_that_would_lead_elsewhere_are_unsafe(case: str) -> None:
 
 def test_unsafe_ids_in_explicit_lists_are_told_in_plain_letters(raw: Raw) -> None:
     files = {"images": ["good.nii.gz"], "label": "good_label.nii.gz"}
-    folder = raw(["good.nii.gz", "good_label.nii.gz"], dataset={case: files for case in [*UNSAFE, "good"]})
+    folder = raw(["good.nii.gz", "good_label.nii.gz"], dataset=dict.fromkeys([*UNSAFE, "good"], files))
     dataset = read_dataset(folder)
     assert [*dataset.cases] == ["good"]
     assert [problem.case for problem in dataset.problems] == [ascii(case) for case in UNSAFE]
@@ -287,9 +287,7 @@ def test_a_number_that_stands_for_two_is_told(raw: Raw) -> None:
         find_dataset("12", raw=parent)
 
 
-@pytest.mark.parametrize(
-    ("name", "n_cases"), [("Dataset004_Hippocampus", 200), ("Dataset801_SpinalCordGM", 6)]
-)
+@pytest.mark.parametrize(("name", "n_cases"), [("Dataset004_Hippocampus", 200), ("Dataset801_SpinalCordGM", 6)])
 def test_real_data_sets_have_no_defects(real_data: Path, name: str, n_cases: int) -> None:
     dataset = read_dataset(real_data / name)
     assert len(dataset.cases) == n_cases

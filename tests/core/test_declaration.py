@@ -95,9 +95,7 @@ def test_usual_extra_keys_are_no_misspellings(tmp_path: Path) -> None:
         ({"dataset": {"a": {"images": [7]}}}, "dataset.a.images.0", 15),
     ],
 )
-def test_a_wrong_value_is_named_with_its_line(
-    tmp_path: Path, changes: dict[str, Any], place: str, line: int
-) -> None:
+def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, changes: dict[str, Any], place: str, line: int) -> None:
     (problem,) = problems_with(tmp_path, **changes)
     assert problem.found.startswith(f"'{place}': ")
     assert problem.found.endswith(f"(line {line})")
@@ -105,9 +103,7 @@ def test_a_wrong_value_is_named_with_its_line(
 
 
 def test_a_misspelt_key_of_explicit_files_gets_the_valid_one(tmp_path: Path) -> None:
-    found = {
-        p.found: p.next for p in problems_with(tmp_path, dataset={"a b": {"image": ["x"], "label": "y"}})
-    }
+    found = {p.found: p.next for p in problems_with(tmp_path, dataset={"a b": {"image": ["x"], "label": "y"}})}
     assert found["unknown key 'dataset.a b.image' (line 14)"] == "did you mean 'images'?"
     assert found["key 'dataset.a b.images' is missing (line 13)"] == "did you mean it by 'image'?"
 

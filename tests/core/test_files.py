@@ -146,9 +146,7 @@ JSON = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(JSON, st.sampled_from([None, 1]), st.booleans(), st.randoms())
-def test_every_place_of_any_json_is_found(
-    value: Any, indent: int | None, ascii_only: bool, random: Any
-) -> None:
+def test_every_place_of_any_json_is_found(value: Any, indent: int | None, ascii_only: bool, random: Any) -> None:
     text, place = json.dumps(value, indent=indent, ensure_ascii=ascii_only), []
     while isinstance(value, (dict, list)) and value:
         key = random.choice([*value]) if isinstance(value, dict) else random.randrange(len(value))

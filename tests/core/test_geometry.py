@@ -79,9 +79,7 @@ def test_canonical_is_the_closest_of_all_orientations_and_stays(geometry):
 
 @pytest.mark.parametrize("matrix", SIGNED_PERMUTATIONS, ids=str)
 def test_axis_aligned_volumes_become_identity_as_in_simpleitk(matrix):
-    geometry = Geometry(
-        shape=(2, 3, 4), spacing_mm=(3, 2, 1), origin_mm=(5, 6, 7), direction=tuple(matrix.ravel())
-    )
+    geometry = Geometry(shape=(2, 3, 4), spacing_mm=(3, 2, 1), origin_mm=(5, 6, 7), direction=tuple(matrix.ravel()))
     expected = sitk.DICOMOrient(_image(geometry), "LPS")
     canonical = geometry.canonical
     assert canonical.shape == expected.GetSize()[::-1]
@@ -91,9 +89,7 @@ def test_axis_aligned_volumes_become_identity_as_in_simpleitk(matrix):
 
 
 def test_apply_and_undo_are_views():
-    geometry = Geometry(
-        shape=(2, 3, 4), spacing_mm=(1, 1, 1), direction=(0.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0)
-    )
+    geometry = Geometry(shape=(2, 3, 4), spacing_mm=(1, 1, 1), direction=(0.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0))
     array = np.zeros(geometry.shape)
     canonical = geometry.orientation.apply(array)
     assert canonical.base is not None
@@ -116,9 +112,7 @@ def _shifted(voxels: tuple[float, float, float]) -> Geometry:
 
 
 def _turned(degrees: float) -> Geometry:
-    matrix = (
-        np.array(BASE.direction).reshape(3, 3) @ Rotation.from_euler("z", degrees, degrees=True).as_matrix()
-    )
+    matrix = np.array(BASE.direction).reshape(3, 3) @ Rotation.from_euler("z", degrees, degrees=True).as_matrix()
     return replace(BASE, direction=tuple(matrix.ravel().tolist()))
 
 

@@ -45,9 +45,7 @@ def test_labels_keep_the_order_and_the_values_of_dataset_json(strategy, tmp_path
 
 
 def test_regions_are_read_back_as_regions(strategy):
-    regions = strategy.with_changes(
-        labels={"background": 0, "liver": [1, 2], "tumour": 2}, regions_class_order=[1, 2]
-    )
+    regions = strategy.with_changes(labels={"background": 0, "liver": [1, 2], "tumour": 2}, regions_class_order=[1, 2])
     assert regions.scheme.has_regions
     assert regions.scheme.foreground["liver"] == (1, 2)
 

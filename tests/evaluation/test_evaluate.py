@@ -30,9 +30,7 @@ def write(folder: Path, case: str, image) -> Path:
 @pytest.fixture
 def volumes():
     rng = np.random.default_rng(0)
-    return rng.choice([0, 1, 7], (5, 6, 8)).astype(np.uint8), rng.choice([0, 1, 7], (5, 6, 8)).astype(
-        np.uint8
-    )
+    return rng.choice([0, 1, 7], (5, 6, 8)).astype(np.uint8), rng.choice([0, 1, 7], (5, 6, 8)).astype(np.uint8)
 
 
 @pytest.fixture
@@ -53,9 +51,7 @@ def test_scores_of_files_with_spread_file_values_equal_direct_counting(pair, vol
         both = ((truth == value) & (predicted == value)).sum()
         dice[name] = 2 * both / ((truth == value).sum() + (predicted == value).sum())
         assert scores.cases["a"][name].dice == pytest.approx(dice[name])
-        assert scores.cases["a"][name].volume_truth_ml == pytest.approx(
-            (truth == value).sum() * 0.5 * 0.7 * 3 / 1000
-        )
+        assert scores.cases["a"][name].volume_truth_ml == pytest.approx((truth == value).sum() * 0.5 * 0.7 * 3 / 1000)
     assert scores.mean_dice == pytest.approx(np.mean([*dice.values()]))
 
 
@@ -109,9 +105,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("defect", BAD)
-def test_bad_prediction_is_reported_with_its_reason_and_does_not_lose_the_other_case(
-    pair, volumes, tmp_path, defect
-):
+def test_bad_prediction_is_reported_with_its_reason_and_does_not_lose_the_other_case(pair, volumes, tmp_path, defect):
     damage, reason = BAD[defect]
     predictions, truths = pair
     predictions["a"] = write(tmp_path / "bad", "a", damage(volumes[1]))
@@ -159,9 +153,7 @@ def test_ignored_part_of_the_truth_does_not_count(pair, volumes, tmp_path):
     scores, _ = evaluate(predictions, truths, labels=labels, workers=0)
     assert scores.cases["a"]["liver"].dice == 1
     assert "ignore" not in scores.cases["a"]
-    assert scores.cases["a"]["liver"].volume_predicted_ml == pytest.approx(
-        (volumes[1][2:] == 1).sum() * 1.05 / 1000
-    )
+    assert scores.cases["a"]["liver"].volume_predicted_ml == pytest.approx((volumes[1][2:] == 1).sum() * 1.05 / 1000)
 
 
 def test_real_hippocampus_labels_score_perfectly_against_themselves(real_data):

@@ -84,10 +84,7 @@ def test_region_scores_are_those_of_the_union_of_its_values():
     found = score(file_truth, file_predicted, labels=regions)
     for name, values in (("whole", (1, 2, 3)), ("core", (2, 3)), ("enhancing", (3,))):
         alone = LabelScheme(declared={"background": 0, "it": 1})
-        assert (
-            found[name]
-            == score(np.isin(file_truth, values), np.isin(file_predicted, values), labels=alone)["it"]
-        )
+        assert found[name] == score(np.isin(file_truth, values), np.isin(file_predicted, values), labels=alone)["it"]
 
 
 def test_ignored_voxels_count_in_neither_mask():

@@ -14,9 +14,7 @@ from autoseg.evaluation.tables import score_table, write_scores
 
 def row(dice, hd95_mm=1.5) -> LabelScores:
     iou = None if dice is None else dice / (2 - dice)
-    return LabelScores(
-        dice=dice, iou=iou, hd95_mm=hd95_mm, nsd=dice, volume_truth_ml=2.0, volume_predicted_ml=1.0
-    )
+    return LabelScores(dice=dice, iou=iou, hd95_mm=hd95_mm, nsd=dice, volume_truth_ml=2.0, volume_predicted_ml=1.0)
 
 
 @pytest.fixture

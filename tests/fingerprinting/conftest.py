@@ -19,9 +19,7 @@ WriteCase = Callable[..., None]
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(
-        raw=tmp_path / "raw", preprocessed=tmp_path / "preprocessed", results=tmp_path / "results"
-    )
+    return Workspace(raw=tmp_path / "raw", preprocessed=tmp_path / "preprocessed", results=tmp_path / "results")
 
 
 @pytest.fixture

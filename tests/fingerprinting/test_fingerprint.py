@@ -51,9 +51,7 @@ def test_a_second_run_measures_nothing_and_a_new_case_only_itself(toy: Toy, work
     assert more.key != first.key
 
 
-def test_few_samples_are_shared_evenly(
-    toy: Toy, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_samples_are_shared_evenly(toy: Toy, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprinting, "TOTAL_SAMPLES", 40)
     dataset = toy(4)
     fingerprint(dataset, workspace=workspace, workers=0)

@@ -30,9 +30,7 @@ def job(toy: Callable[..., Dataset], tmp_path: Path) -> MeasureJob:
 
 
 @pytest.fixture
-def asymmetric(
-    write_case: Callable[..., None], workspace: Workspace, tmp_path: Path
-) -> Callable[..., MeasureJob]:
+def asymmetric(write_case: Callable[..., None], workspace: Workspace, tmp_path: Path) -> Callable[..., MeasureJob]:
     """One case of 4 x 5 x 6 voxels of 3 x 2 x 1.5 mm (z, y, x); the first and last row in y are empty."""
 
     def make(*, flipped: bool = False) -> MeasureJob:
@@ -82,9 +80,7 @@ def test_samples_are_the_foreground_without_the_ignore_label(asymmetric: Callabl
     np.testing.assert_array_equal(found.samples, expected)
 
 
-def test_a_limit_draws_that_many_different_voxels_and_the_same_each_time(
-    job: MeasureJob, tmp_path: Path
-) -> None:
+def test_a_limit_draws_that_many_different_voxels_and_the_same_each_time(job: MeasureJob, tmp_path: Path) -> None:
     measure_case(job)
     everything = load_measure(job.path).samples
     assert everything.shape[1] > 8
@@ -166,9 +162,7 @@ def test_a_flipped_bit_anywhere_in_the_measure_is_harmless(job: MeasureJob) -> N
         assert replace(found, samples=expected.samples) == expected
 
 
-def test_a_measure_of_an_older_version_is_made_again(
-    job: MeasureJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_measure_of_an_older_version_is_made_again(job: MeasureJob, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_case(job)
     monkeypatch.setattr(MODULE, "MEASURE_VERSION", MODULE.MEASURE_VERSION + 1)
     assert measure_case(job) is True

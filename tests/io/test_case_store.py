@@ -49,9 +49,7 @@ def test_crops_equal_slices_of_the_array(store):
     case = store.open("case_07")
     for _ in range(30):
         low = [int(RNG.integers(0, size)) for size in LABEL.shape]
-        crop = tuple(
-            slice(a, int(RNG.integers(a + 1, size + 1))) for a, size in zip(low, LABEL.shape, strict=True)
-        )
+        crop = tuple(slice(a, int(RNG.integers(a + 1, size + 1))) for a, size in zip(low, LABEL.shape, strict=True))
         assert np.array_equal(case.image[(slice(None), *crop)], IMAGE[(slice(None), *crop)])
         assert np.array_equal(case.label[crop], LABEL[crop])
 
@@ -99,9 +97,7 @@ def test_thin_volumes_are_stored(store, shape):
     assert np.array_equal(store.open("a").image[...], image)
 
 
-@pytest.mark.parametrize(
-    "patch", [(128, 128, 128), (1, 512, 512), (20, 320, 256), (3, 5, 7), (160, 160, 160)]
-)
+@pytest.mark.parametrize("patch", [(128, 128, 128), (1, 512, 512), (20, 320, 256), (3, 5, 7), (160, 160, 160)])
 @pytest.mark.parametrize("shape", [(300, 512, 512), (1, 20, 1000), (2, 2, 2)])
 def test_chunks_are_small_parts_of_a_patch(patch, shape):
     chunks, blocks = chunk_layout(shape, patch, itemsize=4)

@@ -32,8 +32,7 @@ def test_channels_and_label_come_in_canonical_orientation(stored):
     case = _case(stored, channels=(IMAGE, IMAGE[::-1].astype(np.float64)), direction=OBLIQUE)
     loaded = read_case(case, labels=SCHEME)
     expected = [
-        sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(path), "LPS"))
-        for path in (*case.images, case.label)
+        sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(path), "LPS")) for path in (*case.images, case.label)
     ]
     assert loaded.id == "case_07"
     assert loaded.warnings == ()
@@ -57,9 +56,7 @@ def test_labels_of_any_type_become_values_inside(stored, dtype):
     scheme = LabelScheme(declared={"background": 0, "far": 100, "near": 7, "ignore": 101})
     file_labels = np.array([0, 7, 100, 101])[RNG.integers(0, 4, size=IMAGE.shape)].astype(dtype)
     inside = read_case(_case(stored, file_labels), labels=scheme).label
-    assert np.array_equal(
-        inside, np.select([file_labels == 7, file_labels == 100, file_labels == 101], [1, 2, 3])
-    )
+    assert np.array_equal(inside, np.select([file_labels == 7, file_labels == 100, file_labels == 101], [1, 2, 3]))
 
 
 def test_fractional_labels_are_refused(stored):

@@ -64,9 +64,7 @@ def test_geometry_is_kept_to_the_last_bit(stored, tmp_path, ending):
         assert _place(tmp_path / ("label" + ending)) == _place(like), seed
 
 
-@pytest.mark.parametrize(
-    ("from_ending", "to_ending"), [*itertools.permutations([".nii.gz", ".nrrd", ".mhd"], 2)]
-)
+@pytest.mark.parametrize(("from_ending", "to_ending"), [*itertools.permutations([".nii.gz", ".nrrd", ".mhd"], 2)])
 def test_another_format_keeps_the_geometry_as_exactly_as_it_can(stored, tmp_path, from_ending, to_ending):
     like = stored(IMAGE, "image" + from_ending, direction=Rotation.random(random_state=5).as_matrix())
     labels = RNG.integers(0, 4, size=read_geometry(like).canonical.shape).astype(np.uint16)
@@ -169,9 +167,7 @@ def test_a_detached_header_names_the_file_beside_it(stored, tmp_path, ending):
 def test_an_unreadable_image_is_an_error(tmp_path):
     (tmp_path / "image.nii.gz").write_bytes(b"")
     with pytest.raises(DataError, match="empty file"):
-        write_labels(
-            tmp_path / "label.nii.gz", np.zeros((2, 2, 2), dtype=np.uint8), like=tmp_path / "image.nii.gz"
-        )
+        write_labels(tmp_path / "label.nii.gz", np.zeros((2, 2, 2), dtype=np.uint8), like=tmp_path / "image.nii.gz")
     assert not (tmp_path / "label.nii.gz").exists()
 
 

@@ -23,14 +23,10 @@ def test_good_files_of_all_types_and_byte_orders_pass(nifti, name, order, dtype)
     voxels = RNG.integers(0, 100, size=(7, 6, 5)).astype(dtype)
     path = nifti(voxels, name=name, order=order)
     check_nifti(path)
-    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), voxels), (
-        "the test file itself is wrong"
-    )
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), voxels), "the test file itself is wrong"
 
 
-@pytest.mark.parametrize(
-    "dim", [(4, 5, 6, 7, 1, 1, 1, 1), (5, 5, 6, 7, 1, 1, 0, 0), (3, 5, 6, 7, 0, 0, 0, 0)]
-)
+@pytest.mark.parametrize("dim", [(4, 5, 6, 7, 1, 1, 1, 1), (5, 5, 6, 7, 1, 1, 0, 0), (3, 5, 6, 7, 0, 0, 0, 0)])
 def test_trailing_axes_of_size_1_are_accepted(nifti, dim):
     check_nifti(nifti(FLOATS, dim=dim))
 
@@ -186,9 +182,7 @@ def test_a_gzip_file_named_nii_is_refused_with_advice(nifti):
         check_nifti(path.rename(path.with_name("a.nii")))
 
 
-@pytest.mark.parametrize(
-    "content", [b"hello, this is text\n" * 50, b"\x89PNG\r\n\x1a\n" + bytes(500), b"\x1f\x8b"]
-)
+@pytest.mark.parametrize("content", [b"hello, this is text\n" * 50, b"\x89PNG\r\n\x1a\n" + bytes(500), b"\x1f\x8b"])
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "a.nii.gz"
     path.write_bytes(content)

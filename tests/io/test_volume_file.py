@@ -72,9 +72,7 @@ def test_trailing_axes_of_size_1_are_dropped_from_voxels_and_geometry(tmp_path, 
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize(
-    ("bad", "found"), [(np.nan, "1 NaN and 0"), (np.inf, "0 NaN and 1"), (-np.inf, "0 NaN and 1")]
-)
+@pytest.mark.parametrize(("bad", "found"), [(np.nan, "1 NaN and 0"), (np.inf, "0 NaN and 1"), (-np.inf, "0 NaN and 1")])
 def test_a_voxel_that_is_no_number_is_refused(stored, ending, bad, found):
     voxels = FLOATS.copy()
     voxels[2, 3, 4] = bad
@@ -257,9 +255,7 @@ def test_an_unknown_ending_is_refused_with_the_known_ones(tmp_path):
         read_geometry(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize(
-    "name", ["ünïcödé Å à.nii.gz", "-dash.nrrd", "a b.c.mha", "quo\"te'.nhdr", "Å à\xa0.mhd"]
-)
+@pytest.mark.parametrize("name", ["ünïcödé Å à.nii.gz", "-dash.nrrd", "a b.c.mha", "quo\"te'.nhdr", "Å à\xa0.mhd"])
 def test_unusual_names_are_read(stored, tmp_path, name):
     path = stored(FLOATS, name)
     assert np.array_equal(read_volume(path, case="a")[0], FLOATS)

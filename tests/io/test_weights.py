@@ -19,9 +19,7 @@ def _tensors() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     tied = torch.randn(4, 3, generator=generator)
     return {
-        "conv.weight": torch.randn(5, 4, 3, 3, 3, generator=generator).to(
-            memory_format=torch.channels_last_3d
-        ),
+        "conv.weight": torch.randn(5, 4, 3, 3, 3, generator=generator).to(memory_format=torch.channels_last_3d),
         "special": torch.tensor([float("nan"), float("inf"), -0.0, 1e-45]),
         "half": torch.randn(7, generator=generator).half(),
         "bfloat": torch.randn(7, generator=generator).bfloat16(),
@@ -38,11 +36,7 @@ def _tensors() -> dict[str, torch.Tensor]:
 
 
 def _bits(tensor: torch.Tensor) -> bytes:
-    return (
-        tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        if tensor.numel()
-        else b""
-    )
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
 def test_tensors_and_facts_come_back_bit_identical(tmp_path):

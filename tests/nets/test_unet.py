@@ -69,9 +69,7 @@ def test_kernels_strides_and_features_are_those_of_the_spec(spec_and_patch: Spec
         assert all(set(conv.stride) == {1} for conv in convolutions[1:])
         assert all([*conv.kernel_size] == spec.kernel_sizes[stage] for conv in convolutions)
         assert all(conv.out_channels == spec.features_per_stage[stage] for conv in convolutions)
-    for block, up, stage in zip(
-        network.decoder, network.up, reversed(range(len(spec.strides) - 1)), strict=True
-    ):
+    for block, up, stage in zip(network.decoder, network.up, reversed(range(len(spec.strides) - 1)), strict=True):
         convolutions = [m for m in block.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
         assert len(convolutions) == spec.blocks_per_stage_decoder[stage]
         assert all([*conv.kernel_size] == spec.kernel_sizes[stage] for conv in convolutions)

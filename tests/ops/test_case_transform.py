@@ -33,9 +33,7 @@ def body(channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(plan: Plan, image: np.ndarray, label: np.ndarray | None, spacing_mm: tuple) -> PreparedCase:
-    return prepare(
-        image, label, spacing_mm=spacing_mm, plan=plan, configuration=plan.configuration("small")
-    )
+    return prepare(image, label, spacing_mm=spacing_mm, plan=plan, configuration=plan.configuration("small"))
 
 
 def expected_way_in(
@@ -49,9 +47,7 @@ def expected_way_in(
     """transpose -> crop -> z-score inside the body -> resize, with -1 in the void around the body."""
     image, label = image.transpose(0, *(1 + a for a in transpose)), label.transpose(transpose).copy()
     mask = binary_fill_holes((image != 0).any(axis=0))
-    box = tuple(
-        slice(np.argwhere(mask)[:, a].min(), np.argwhere(mask)[:, a].max() + 1) for a in range(3)
-    )
+    box = tuple(slice(np.argwhere(mask)[:, a].min(), np.argwhere(mask)[:, a].max() + 1) for a in range(3))
     label[(label == 0) & ~mask] = -1
     image, label, mask = image[(slice(None), *box)].astype(np.float64), label[box], mask[box]
     for channel in image:
@@ -87,15 +83,10 @@ def test_the_way_in_follows_the_rules(
     make_plan: MakePlan, transpose: tuple, spacing: tuple, target: tuple, slices_apart: bool
 ) -> None:
     image, label = body(channels=2)
-    plan = make_plan(
-        spacing_mm=target, transpose=transpose, normalization=("zscore", "zscore"), use_mask=True
-    )
+    plan = make_plan(spacing_mm=target, transpose=transpose, normalization=("zscore", "zscore"), use_mask=True)
     case = run(plan, image, label, spacing)
     moved = [spacing[a] for a in transpose]
-    new_shape = tuple(
-        round(n * old / new)
-        for n, old, new in zip(case.grids.cropped_shape, moved, target, strict=True)
-    )
+    new_shape = tuple(round(n * old / new) for n, old, new in zip(case.grids.cropped_shape, moved, target, strict=True))
     expected_image, expected_label = expected_way_in(
         image, label, transpose=transpose, new_shape=new_shape, slices_apart=slices_apart
     )

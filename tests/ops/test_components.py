@@ -72,9 +72,7 @@ def test_empty_mask_stays_empty_and_the_input_is_not_changed():
     assert not np.shares_memory(kept, mask)
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 3), (1, 3, 3), (3, 1, 3), (3, 3, 3), (5, 9, 7), (1, 1, 21), (11, 11, 11)]
-)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3, 3), (3, 1, 3), (3, 3, 3), (5, 9, 7), (1, 1, 21), (11, 11, 11)])
 def test_most_parts_that_a_volume_can_hold(shape):
     mask = np.zeros(shape, bool)
     mask[::2, ::2, ::2] = True

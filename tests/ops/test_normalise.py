@@ -94,9 +94,7 @@ def test_rescale_goes_from_0_to_1() -> None:
 
 
 def test_rgb_is_divided_by_255() -> None:
-    assert one_channel(np.array([[[0, 51, 255]]], dtype=np.uint8), "rgb_0_1").tolist() == [
-        [[0, np.float32(0.2), 1]]
-    ]
+    assert one_channel(np.array([[[0, 51, 255]]], dtype=np.uint8), "rgb_0_1").tolist() == [[[0, np.float32(0.2), 1]]]
 
 
 @pytest.mark.parametrize("value", [-1, 256])
@@ -114,9 +112,7 @@ def test_none_only_casts() -> None:
 def test_each_channel_follows_its_own_scheme_and_the_image_is_left_alone() -> None:
     image = np.stack([random_volume(3, 4, 5)] * 5)
     before = image.copy()
-    result = normalise(
-        image, schemes=list(SCHEMES), use_mask=[False] * 5, intensities=[CT] + [None] * 4, mask=None
-    )
+    result = normalise(image, schemes=list(SCHEMES), use_mask=[False] * 5, intensities=[CT] + [None] * 4, mask=None)
     for channel, scheme in enumerate(SCHEMES):
         assert np.array_equal(result[channel], one_channel(image[channel], scheme, intensities=CT)), scheme
     assert np.array_equal(image, before)
@@ -136,9 +132,7 @@ def test_a_constant_image_becomes_zero(value: float, scheme: str, shape: tuple) 
     assert not one_channel(np.full(shape, value, dtype=np.float32), scheme).any()
 
 
-volumes = arrays(
-    np.float32, array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.floats(0, 255, width=32)
-)
+volumes = arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=5), elements=st.floats(0, 255, width=32))
 
 
 @settings(max_examples=40, deadline=None)

@@ -41,10 +41,7 @@ def separate_reference(
     in_plane = tuple(n for a, n in enumerate(shape) if a != axis)
     channels = []
     for channel in image.astype(float):
-        slices = [
-            resize(s, in_plane, order, mode="edge", anti_aliasing=False)
-            for s in np.moveaxis(channel, axis, 0)
-        ]
+        slices = [resize(s, in_plane, order, mode="edge", anti_aliasing=False) for s in np.moveaxis(channel, axis, 0)]
         stack = np.stack(slices, axis=axis)
         if stack.shape != shape:
             coordinates = np.indices(shape, dtype=float)
@@ -81,9 +78,7 @@ def test_separate_axis_follows_the_rule(current: tuple, new: tuple, axis: int | 
 
 
 @pytest.mark.parametrize("order", range(6))
-@pytest.mark.parametrize(
-    ("n_in", "n_out"), [(1, 1), (1, 5), (5, 1), (7, 7), (7, 14), (14, 7), (33, 50), (50, 33)]
-)
+@pytest.mark.parametrize(("n_in", "n_out"), [(1, 1), (1, 5), (5, 1), (7, 7), (7, 14), (14, 7), (33, 50), (50, 33)])
 def test_resize_matrix_is_the_resize_of_scikit_image(n_in: int, n_out: int, order: int) -> None:
     signal = np.random.default_rng(1).normal(size=n_in)
     expected = resize(signal, (n_out,), order, mode="edge", anti_aliasing=False, clip=False)
@@ -146,9 +141,7 @@ def test_products_are_true_float32_whatever_training_has_set(monkeypatch: pytest
 def test_resample_image_is_scikit_image_per_channel(shape: tuple, new_shape: tuple, order: int) -> None:
     image = random_image(2, *shape)
     image[1] -= 300
-    assert_close(
-        resample_image(image, new_shape=new_shape, order=order), skimage_resize(image, new_shape, order)
-    )
+    assert_close(resample_image(image, new_shape=new_shape, order=order), skimage_resize(image, new_shape, order))
 
 
 def test_result_is_clipped_to_the_range_of_each_channel() -> None:
@@ -239,9 +232,7 @@ def test_a_gpu_gives_the_same_numbers(axis: int | None) -> None:
         ("Dataset801_SpinalCordGM/imagesTr/sc_9709Ses1_0000.nii.gz", (26, 150, 210), 0),
     ],
 )
-def test_real_volumes_agree_with_the_reference(
-    real_data: Path, file: str, new_shape: tuple, axis: int | None
-) -> None:
+def test_real_volumes_agree_with_the_reference(real_data: Path, file: str, new_shape: tuple, axis: int | None) -> None:
     sitk = pytest.importorskip("SimpleITK")
     image = sitk.GetArrayFromImage(sitk.ReadImage(str(real_data / file)))[None].astype(np.float32)
     result = resample_image(image, new_shape=new_shape, separate_axis=axis)

@@ -61,9 +61,7 @@ def random_labels(shape: tuple[int, ...], highest: int, *, seed: int = 0, blocks
     ],
 )
 @pytest.mark.parametrize("highest", [1, 2, 40])
-def test_every_voxel_equals_the_one_hot_resize(
-    shape: tuple, new_shape: tuple, axis: int | None, highest: int
-) -> None:
+def test_every_voxel_equals_the_one_hot_resize(shape: tuple, new_shape: tuple, axis: int | None, highest: int) -> None:
     labels = random_labels(shape, highest)
     result = resample_labels(labels, new_shape=new_shape, separate_axis=axis)
     assert np.array_equal(result, reference(labels, new_shape, axis))
@@ -112,9 +110,7 @@ def test_the_size_of_the_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch,
 def test_views_in_any_memory_order_are_read_right() -> None:
     labels = random_labels((8, 9, 20), 3)
     for view in (labels.T, labels[::-1, :, ::2], np.asfortranarray(labels)):
-        assert np.array_equal(
-            resample_labels(view, new_shape=(7, 11, 12)), one_hot_reference(view, (7, 11, 12))
-        )
+        assert np.array_equal(resample_labels(view, new_shape=(7, 11, 12)), one_hot_reference(view, (7, 11, 12)))
 
 
 def test_equal_shape_gives_a_copy() -> None:
@@ -139,9 +135,7 @@ shapes = st.tuples(*[st.integers(1, 9)] * 3)
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    shapes, shapes, st.sampled_from([None, 0, 1, 2]), st.integers(0, 6), st.integers(1, 3), st.integers(0, 99)
-)
+@given(shapes, shapes, st.sampled_from([None, 0, 1, 2]), st.integers(0, 6), st.integers(1, 3), st.integers(0, 99))
 def test_any_shape_and_axis_equal_the_reference(
     shape: tuple, new_shape: tuple, axis: int | None, highest: int, blocks: int, seed: int
 ) -> None:
@@ -158,9 +152,7 @@ def test_any_shape_and_axis_equal_the_reference(
         ("Dataset801_SpinalCordGM/labelsTr/sc_9709Ses1.nii.gz", (26, 150, 210), 0),
     ],
 )
-def test_real_label_maps_equal_the_reference(
-    real_data: Path, file: str, new_shape: tuple, axis: int | None
-) -> None:
+def test_real_label_maps_equal_the_reference(real_data: Path, file: str, new_shape: tuple, axis: int | None) -> None:
     sitk = pytest.importorskip("SimpleITK")
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(real_data / file)))
     assert labels.any()

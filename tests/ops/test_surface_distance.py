@@ -21,9 +21,7 @@ def reference_boundary(mask: np.ndarray) -> np.ndarray:
     return np.array(sorted(set(found))).reshape(-1, 3)
 
 
-def reference_distances(
-    truth: np.ndarray, predicted: np.ndarray, spacing_mm: tuple
-) -> tuple[np.ndarray, np.ndarray]:
+def reference_distances(truth: np.ndarray, predicted: np.ndarray, spacing_mm: tuple) -> tuple[np.ndarray, np.ndarray]:
     table = cdist(reference_boundary(truth) * spacing_mm, reference_boundary(predicted) * spacing_mm)
     return table.min(axis=1), table.min(axis=0)
 

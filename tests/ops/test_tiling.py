@@ -38,9 +38,7 @@ def test_tiles_cover_the_axis_with_bounded_steps(case: tuple[int, int, float]) -
         (10, 1, 1.0, tuple(range(10))),
     ],
 )
-def test_tiles_lie_where_the_reference_puts_them(
-    size: int, patch: int, step: float, expected: tuple[int, ...]
-) -> None:
+def test_tiles_lie_where_the_reference_puts_them(size: int, patch: int, step: float, expected: tuple[int, ...]) -> None:
     assert tile_starts(size, patch, step=step) == expected
 
 
@@ -61,9 +59,7 @@ def test_the_outer_product_is_the_window_of_a_tile() -> None:
     delta[2, 4, 3] = 1
     expected = gaussian_filter(delta, (4 / 8, 9 / 8, 6 / 8), mode="constant")
     z, y, x = (gaussian_window(n) for n in delta.shape)
-    np.testing.assert_allclose(
-        z[:, None, None] * y[:, None] * x, expected / expected.max(), rtol=1e-9, atol=1e-15
-    )
+    np.testing.assert_allclose(z[:, None, None] * y[:, None] * x, expected / expected.max(), rtol=1e-9, atol=1e-15)
 
 
 @settings(max_examples=60, deadline=None)

@@ -26,9 +26,7 @@ def statistics(volume_ml: float, side_mm: float) -> LabelStatistics:
 def decide(make_fingerprint: MakeFingerprint) -> Decide:
     """decide(declared labels, measured labels) -> (whether left-right may be mirrored, pairs)."""
 
-    def of(
-        declared: dict[str, Any], measured: dict[str, LabelStatistics]
-    ) -> tuple[bool, list[tuple[str, str]]]:
+    def of(declared: dict[str, Any], measured: dict[str, LabelStatistics]) -> tuple[bool, list[tuple[str, str]]]:
         may, pairs, reason = mirroring(LabelScheme(declared=declared), make_fingerprint(labels=measured))
         assert reason
         return may, pairs
@@ -86,9 +84,7 @@ def test_the_plan_leaves_out_the_left_right_axis_wherever_it_went(
     pairs_2d: bool,
 ) -> None:
     place = {"spacings": [spacing] * 6, "shapes_after_crop": [(64, 64, 64)] * 6}
-    declaration = DatasetJson(
-        channel_names={"0": "CT"}, labels={"background": 0, "left_lung": 1}, file_ending=".nrrd"
-    )
+    declaration = DatasetJson(channel_names={"0": "CT"}, labels={"background": 0, "left_lung": 1}, file_ending=".nrrd")
     made = plan(make_fingerprint(**place), declaration, dataset="D")
     assert made.configuration("3d_fullres").mirror_axes == axes_3d
     assert made.configuration("2d").mirror_axes == axes_2d

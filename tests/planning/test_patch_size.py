@@ -31,18 +31,12 @@ def brute_force_elements(network: NetworkSpec, patch: tuple[int, ...], n_labels:
 
 @settings(max_examples=80, deadline=None)
 @given(st.data(), st.integers(2, 3), st.sampled_from([0.02, 0.5, 4.0, 8.0, 40.0]), st.integers(2, 100))
-def test_a_plan_fits_its_budget(
-    data: st.DataObject, dimensions: int, memory_gb: float, n_labels: int
-) -> None:
+def test_a_plan_fits_its_budget(data: st.DataObject, dimensions: int, memory_gb: float, n_labels: int) -> None:
     per_axis = {"min_size": dimensions, "max_size": dimensions}
     spacing = data.draw(st.lists(st.floats(0.1, 10), **per_axis))
-    median = data.draw(
-        st.lists(st.sampled_from([1.0, 3.0, 10.0, 35.5, 60.0, 200.0, 511.5, 900.0]), **per_axis)
-    )
+    median = data.draw(st.lists(st.sampled_from([1.0, 3.0, 10.0, 35.5, 60.0, 200.0, 511.5, 900.0]), **per_axis))
     budget = Budget(memory_gb=memory_gb)
-    shape, network, elements, reason = patch_and_network(
-        spacing, median, budget=budget, n_label_entries=n_labels
-    )
+    shape, network, elements, reason = patch_and_network(spacing, median, budget=budget, n_label_entries=n_labels)
     limit = budget.elements(dimensions) * budget.reference_batch(dimensions) / 2
     assert elements <= limit or max(shape.patch_size) <= MIN_EDGE
     assert elements == brute_force_elements(network, shape.patch_size, n_labels)
@@ -55,9 +49,7 @@ def test_a_plan_fits_its_budget(
 
 @pytest.mark.parametrize("memory_gb", [1e-4, 1e-9])
 @pytest.mark.parametrize("median", [(60.0, 200.0, 200.0), (2.0, 9.0, 300.0), (512.0, 512.0)])
-def test_with_hardly_any_memory_the_smallest_patch_remains(
-    memory_gb: float, median: tuple[float, ...]
-) -> None:
+def test_with_hardly_any_memory_the_smallest_patch_remains(memory_gb: float, median: tuple[float, ...]) -> None:
     spacing, budget = [1.0] * len(median), Budget(memory_gb=memory_gb)
     shape, network, elements, _ = patch_and_network(spacing, median, budget=budget, n_label_entries=2)
     limit = budget.elements(len(median)) * budget.reference_batch(len(median)) / 2

@@ -110,9 +110,7 @@ def test_a_given_spacing_wins_and_more_memory_gives_larger_patches(make_fingerpr
     coarse = plan(large, declaration, dataset="D", spacing_mm=(4.0, 2.0, 2.0)).configuration("3d_fullres")
     assert coarse.spacing_mm == [4.0, 2.0, 2.0]
     assert coarse.median_shape_voxels == [150, 200, 200]
-    small, big = (
-        plan(large, declaration, dataset="D", gpu_memory_gb=gb).configuration("3d_fullres") for gb in (4, 24)
-    )
+    small, big = (plan(large, declaration, dataset="D", gpu_memory_gb=gb).configuration("3d_fullres") for gb in (4, 24))
     assert all(a <= b for a, b in zip(small.patch_size, big.patch_size, strict=True))
     assert small.patch_size != big.patch_size
 
@@ -162,17 +160,14 @@ def test_the_order_of_channels_is_that_of_their_numbers(make_fingerprint: MakeFi
         ({"spacing_mm": (1.0, 1.0)}, "three positive numbers"),
     ],
 )
-def test_senseless_options_are_refused(
-    make_fingerprint: MakeFingerprint, options: dict[str, Any], words: str
-) -> None:
+def test_senseless_options_are_refused(make_fingerprint: MakeFingerprint, options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         plan(make_fingerprint(), make_declaration(), dataset="D", **options)
 
 
 def test_the_small_planner_halves_the_features(make_fingerprint: MakeFingerprint) -> None:
     ours, default = (
-        plan(make_fingerprint(), make_declaration(), dataset="D", planner=name)
-        for name in ("small", "default")
+        plan(make_fingerprint(), make_declaration(), dataset="D", planner=name) for name in ("small", "default")
     )
     assert ours.configuration("3d_fullres").network.features_per_stage[:3] == [16, 32, 64]
     assert default.configuration("3d_fullres").network.features_per_stage[:3] == [32, 64, 128]

@@ -85,9 +85,7 @@ def test_logits_are_the_mean_over_networks_and_flips(make_plan: MakePlan, patch:
 def test_label_pairs_change_places_when_sides_do(
     make_plan: MakePlan, transpose: tuple, patch: tuple, axes: list[int], side: int | None
 ) -> None:
-    plan = make_plan(
-        patch_size=patch, transpose=transpose, labels=SIDED, mirror_axes=axes, mirror_label_pairs=PAIRS
-    )
+    plan = make_plan(patch_size=patch, transpose=transpose, labels=SIDED, mirror_axes=axes, mirror_label_pairs=PAIRS)
     ensemble, tiles = ensemble_of(plan, seeds=(0, 1)), tiles_for(plan)
     expected = flipped_mean(ensemble, tiles, axes=axes, side=side)
     torch.testing.assert_close(ensemble.logits(tiles), expected, atol=1e-5, rtol=1e-5)

@@ -63,9 +63,7 @@ def grey_levels() -> np.ndarray:
 def test_labels_are_written_on_the_grid_of_the_image(tmp_path: Path, make_plan: MakePlan, ending: str) -> None:
     voxels = grey_levels()
     write_image(tmp_path / f"in{ending}", voxels)
-    plan = make_plan(
-        labels={"background": 0, "dark": 4, "bright": 6}, spacing_mm=(0.5, 1.0, 2.0), mirror_axes=[0, 2]
-    )
+    plan = make_plan(labels={"background": 0, "dark": 4, "bright": 6}, spacing_mm=(0.5, 1.0, 2.0), mirror_axes=[0, 2])
     case = Case(id="in", images=(tmp_path / f"in{ending}",))
     facts = predict_case(ensemble_for(plan, Levels()), case, tmp_path / "out" / f"in{ending}")
     written, image = (sitk.ReadImage(str(p)) for p in (tmp_path / "out" / f"in{ending}", case.images[0]))
@@ -141,7 +139,9 @@ def test_a_folder_of_another_format_is_taken(tmp_path: Path, make_plan: MakePlan
     assert problems == []
 
 
-@pytest.mark.parametrize(("name", "expected"), [("scan.nii.gz", "scan"), ("scan_0000.nrrd", "scan"), ("a.b.nii", "a.b")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("scan.nii.gz", "scan"), ("scan_0000.nrrd", "scan"), ("a.b.nii", "a.b")]
+)
 def test_a_single_file_is_a_case(tmp_path: Path, make_plan: MakePlan, name: str, expected: str) -> None:
     touch(tmp_path, name)
     cases, problems = find_cases(tmp_path / name, make_plan())

@@ -68,9 +68,7 @@ def test_every_voxel_gets_the_value_of_its_grey_level(make_plan: MakePlan, trans
     plan = make_plan(patch_size=patch, labels=labels, transpose=transpose, mirror_axes=[0, 1])
     image = levels()
     done: list[float] = []
-    found = predict_image(
-        ensemble_for(plan, Thresholds(3)), image, spacing_mm=(1.0, 1.0, 1.0), progress=done.append
-    )
+    found = predict_image(ensemble_for(plan, Thresholds(3)), image, spacing_mm=(1.0, 1.0, 1.0), progress=done.append)
     assert found.dtype == np.uint16
     assert np.array_equal(found, np.array([0, 7, 300])[image[0].astype(int)])
     assert done[-1] == 1
@@ -87,9 +85,7 @@ def test_regions_are_painted_in_their_order(make_plan: MakePlan) -> None:
 @pytest.mark.parametrize(
     ("spacing", "target"), [((1.0, 1.0, 1.0), (0.7, 1.3, 0.8)), ((2.0, 0.5, 1.0), (1.0, 1.0, 1.0))]
 )
-def test_resampling_there_and_back_equals_the_whole_volume(
-    make_plan: MakePlan, spacing: tuple, target: tuple
-) -> None:
+def test_resampling_there_and_back_equals_the_whole_volume(make_plan: MakePlan, spacing: tuple, target: tuple) -> None:
     plan = make_plan(labels={"background": 0, "dark": 3, "bright": 4}, spacing_mm=target)
     rng = np.random.default_rng(8)
     image = np.zeros((1, 12, 14, 13), dtype=np.float32)
@@ -97,8 +93,7 @@ def test_resampling_there_and_back_equals_the_whole_volume(
     case = prepare(image, None, spacing_mm=spacing, plan=plan, configuration=plan.configuration("small"))
     logits = Thresholds(3)(torch.from_numpy(case.image)[None])[0].double().numpy()
     native = [
-        resize(channel, case.grids.cropped_shape, order=1, mode="edge", anti_aliasing=False)
-        for channel in logits
+        resize(channel, case.grids.cropped_shape, order=1, mode="edge", anti_aliasing=False) for channel in logits
     ]
     expected = np.zeros(image.shape[1:], dtype=int)
     expected[2:10, 1:12, 3:] = np.array([0, 3, 4])[np.argmax(native, axis=0)]

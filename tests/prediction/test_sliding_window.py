@@ -63,9 +63,7 @@ def whole_volume(image: np.ndarray, network: Network, patch: tuple[int, ...], st
 
 
 def stream(image: np.ndarray, network: Network, patch: tuple[int, ...], step: float, outputs: int = 3) -> list:
-    slabs = stream_logits(
-        torch.from_numpy(image), network, patch_size=patch, n_outputs=outputs, step=step, device=CPU
-    )
+    slabs = stream_logits(torch.from_numpy(image), network, patch_size=patch, n_outputs=outputs, step=step, device=CPU)
     return list(slabs)
 
 
@@ -134,9 +132,7 @@ def test_slabs_are_small_however_large_the_patch(monkeypatch: pytest.MonkeyPatch
     network = network_for(patch, channels=1)
     slabs = stream(image, network, patch, 0.5)
     assert max(slab.shape[1] for slab in slabs) == 2
-    np.testing.assert_allclose(
-        torch.cat(slabs, dim=1).numpy(), whole_volume(image, network, patch, 0.5), atol=2e-5
-    )
+    np.testing.assert_allclose(torch.cat(slabs, dim=1).numpy(), whole_volume(image, network, patch, 0.5), atol=2e-5)
 
 
 def test_tiles_are_batched_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:

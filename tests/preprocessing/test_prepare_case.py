@@ -50,9 +50,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def run(dataset: Dataset, plan: Plan, workspace: Workspace, *, workers: int = 0, names: tuple = ("small",)) -> tuple:
-    return preprocess(
-        dataset, plan, configurations=names, cases=[*dataset.cases], workspace=workspace, workers=workers
-    )
+    return preprocess(dataset, plan, configurations=names, cases=[*dataset.cases], workspace=workspace, workers=workers)
 
 
 def stored_files(workspace: Workspace) -> dict[str, tuple[int, int]]:
@@ -139,9 +137,7 @@ def test_intensities_matter_where_they_are_used(dataset: Dataset, make_plan: Mak
 
 
 @pytest.mark.parametrize("part", ["image", "label"])
-def test_a_changed_file_is_noticed(
-    dataset: Dataset, workspace: Workspace, make_plan: MakePlan, part: str
-) -> None:
+def test_a_changed_file_is_noticed(dataset: Dataset, workspace: Workspace, make_plan: MakePlan, part: str) -> None:
     plan = make_plan(labels=LABELS)
     run(dataset, plan, workspace)
     case = dataset.cases["b"]
@@ -155,9 +151,7 @@ def test_a_changed_file_is_noticed(
     assert run(dataset, plan, workspace) == (["a", "b", "c"], [], 1)
 
 
-def test_a_touched_file_is_not_a_changed_one(
-    dataset: Dataset, workspace: Workspace, make_plan: MakePlan
-) -> None:
+def test_a_touched_file_is_not_a_changed_one(dataset: Dataset, workspace: Workspace, make_plan: MakePlan) -> None:
     plan = make_plan(labels=LABELS)
     run(dataset, plan, workspace)
     dataset.cases["b"].images[0].touch()
@@ -165,9 +159,7 @@ def test_a_touched_file_is_not_a_changed_one(
 
 
 @pytest.mark.parametrize("end", ["image.b2nd", "label.b2nd", "locations.npy", "json"])
-def test_a_lost_file_is_made_again(
-    dataset: Dataset, workspace: Workspace, make_plan: MakePlan, end: str
-) -> None:
+def test_a_lost_file_is_made_again(dataset: Dataset, workspace: Workspace, make_plan: MakePlan, end: str) -> None:
     plan = make_plan(labels=LABELS)
     run(dataset, plan, workspace)
     (workspace.case_store(dataset.name, "hand", "small") / f"c.{end}").unlink()
@@ -186,9 +178,7 @@ def test_a_bad_case_is_reported_while_the_others_finish(
     assert CaseStore(workspace.case_store(dataset.name, "hand", "small")).case_ids() == ["a", "c"]
 
 
-def test_a_file_that_vanished_is_reported(
-    dataset: Dataset, workspace: Workspace, make_plan: MakePlan
-) -> None:
+def test_a_file_that_vanished_is_reported(dataset: Dataset, workspace: Workspace, make_plan: MakePlan) -> None:
     dataset.cases["b"].images[0].unlink()
     done, problems, _ = run(dataset, make_plan(labels=LABELS), workspace)
     assert done == ["a", "c"]

@@ -58,9 +58,7 @@ def test_ignored_voxels_count_nowhere_but_connect_the_parts_beside_them():
 
 
 def test_regions_are_counted_by_their_members_and_only_reduced_together():
-    labels = LabelScheme(
-        declared={"background": 0, "whole": (1, 2), "core": (2,)}, regions_class_order=(1, 2)
-    )
+    labels = LabelScheme(declared={"background": 0, "whole": (1, 2), "core": (2,)}, regions_class_order=(1, 2))
     truth, predicted = np.zeros((2, 3, 3, 12), np.int16)
     truth[1, 1, 0:4] = 1
     truth[1, 1, 1:3] = 2
@@ -81,9 +79,7 @@ def test_label_that_is_nowhere_has_no_dice_and_one_that_is_only_predicted_has_ze
 
 
 @pytest.mark.parametrize("orientation", ["RPI", "ASL", "SRP"])
-def test_files_in_other_orientations_and_with_spread_values_count_the_same(
-    tmp_path, blobs, write, scheme, orientation
-):
+def test_files_in_other_orientations_and_with_spread_values_count_the_same(tmp_path, blobs, write, scheme, orientation):
     truth = blobs((4, 9, 8), (3, (1, 3, 2, 7, 1, 4)), (7, (1, 3, 2, 7, 4, 7)))
     predicted = blobs((4, 9, 8), (3, (1, 3, 2, 6, 1, 4)), (7, (0, 1, 0, 1, 0, 1)), (7, (2, 3, 3, 7, 5, 8)))
     files = {"prediction": write(tmp_path / "p.nii.gz", predicted, orientation)}
@@ -102,15 +98,11 @@ def test_files_in_other_orientations_and_with_spread_values_count_the_same(
         (lambda v: v * np.float32(0.5), "1.5"),
     ],
 )
-def test_file_that_cannot_be_compared_is_refused_with_its_case(
-    tmp_path, blobs, write, scheme, damage, reason
-):
+def test_file_that_cannot_be_compared_is_refused_with_its_case(tmp_path, blobs, write, scheme, damage, reason):
     truth = blobs((4, 9, 8), (3, (1, 3, 2, 7, 1, 4)))
     prediction = write(tmp_path / "p.nii.gz", damage(truth))
     with pytest.raises(DataError) as caught:
-        count_pair(
-            Pair(case="a", prediction=prediction, truth=write(tmp_path / "t.nii.gz", truth), labels=scheme)
-        )
+        count_pair(Pair(case="a", prediction=prediction, truth=write(tmp_path / "t.nii.gz", truth), labels=scheme))
     (problem,) = caught.value.problems
     assert problem.case == "a"
     assert str(prediction) == problem.file

@@ -99,9 +99,7 @@ def test_written_files_score_what_the_evidence_promised(world, scheme, tmp_path)
     assert scores.mean_dice == pytest.approx(last.mean_dice.after, abs=1e-12)
     for name, change in last.dice.items():
         assert scores.summary[name]["dice"].mean == pytest.approx(change.after, abs=1e-12)
-    sure = [
-        ndimage.label(scheme.mask(load(path), "first"), np.ones((3, 3, 3)))[1] for path in written.values()
-    ]
+    sure = [ndimage.label(scheme.mask(load(path), "first"), np.ones((3, 3, 3)))[1] for path in written.values()]
     assert set(sure) == {1}
 
 
@@ -123,12 +121,7 @@ def test_best_mean_dice_is_chosen_and_the_first_of_equals(world, scheme):
     strategy = decided([worse, good, same], truths, scheme)
     assert strategy.configuration == "good"
     assert [*strategy.compared] == ["default__worse", "default__good", "default__same"]
-    assert (
-        strategy.compared["default__worse"]
-        == worse.scores.mean_dice
-        < strategy.compared["default__good"]
-        == 1
-    )
+    assert strategy.compared["default__worse"] == worse.scores.mean_dice < strategy.compared["default__good"] == 1
     assert strategy.notes == []
 
 
@@ -141,9 +134,7 @@ def test_comparison_over_different_cases_is_noted(world, scheme):
 
 
 def test_regions_are_reduced_together_and_the_reason_for_no_more_is_stated(world):
-    labels = LabelScheme(
-        declared={"background": 0, "whole": (3, 7), "core": (7,)}, regions_class_order=(3, 7)
-    )
+    labels = LabelScheme(declared={"background": 0, "whole": (3, 7), "core": (7,)}, regions_class_order=(3, 7))
     candidate, truths = world("full", [(*TRUTH, (7, FAR))], labels=labels)
     strategy = decided([candidate], truths, labels)
     assert steps_of(strategy) == [["whole", "core"]]

@@ -98,9 +98,7 @@ def test_legend_of_many_labels_lies_below_the_panels(figures, tmp_path):
     rng = np.random.default_rng(0)
     labels = LabelScheme(declared={"background": 0, **{f"structure number {n}": n for n in range(1, 61)}})
     predicted = rng.integers(0, 61, (20, 30, 40))
-    draw(
-        rng.normal(size=predicted.shape), None, predicted, tmp_path, spacing_mm=(2.0, 1.0, 1.0), labels=labels
-    )
+    draw(rng.normal(size=predicted.shape), None, predicted, tmp_path, spacing_mm=(2.0, 1.0, 1.0), labels=labels)
     figure = figures[0]
     figure.canvas.draw()
     top = figure.legends[0].get_window_extent().y1

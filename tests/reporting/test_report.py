@@ -85,12 +85,8 @@ def fingerprint() -> Fingerprint:
 
 @pytest.fixture
 def scores() -> Scores:
-    row = LabelScores(
-        dice=0.9123, iou=0.8, hd95_mm=3.25, nsd=0.85, volume_truth_ml=1.0, volume_predicted_ml=1.0
-    )
-    empty = LabelScores(
-        dice=None, iou=None, hd95_mm=None, nsd=None, volume_truth_ml=0.0, volume_predicted_ml=0.0
-    )
+    row = LabelScores(dice=0.9123, iou=0.8, hd95_mm=3.25, nsd=0.85, volume_truth_ml=1.0, volume_predicted_ml=1.0)
+    empty = LabelScores(dice=None, iou=None, hd95_mm=None, nsd=None, volume_truth_ml=0.0, volume_predicted_ml=0.0)
     one = Summary(mean=0.9123, std=None, median=0.9123, min=0.9123, max=0.9123, cases=1)
     none = Summary(mean=None, std=None, median=None, min=None, max=None, cases=0)
     metrics = ("dice", "hd95_mm", "nsd", "n_undefined_hd95")
@@ -148,18 +144,14 @@ def test_page_holds_everything_and_refers_to_nothing_outside(plan, fingerprint, 
 
 def test_names_of_the_curves_follow_the_values_and_not_the_order_in_dataset_json(plan, monkeypatch):
     names = {}
-    monkeypatch.setattr(
-        report, "curve_figure", lambda rows, *, label_names: names.update(softmax=label_names)
-    )
+    monkeypatch.setattr(report, "curve_figure", lambda rows, *, label_names: names.update(softmax=label_names))
     monkeypatch.setattr(report, "png_bytes", lambda figure: b"")
     report._curve("0", [], plan.with_changes(labels={"background": 0, "second": 9, "first": 2}).scheme)
     assert names["softmax"] == ["first", "second"]
 
 
 def test_page_says_what_is_not_there_yet(plan, tmp_path):
-    checker, _ = page(
-        tmp_path / "r.html", dataset="A", plan=plan, fingerprint=None, logs={}, scores=None, pictures=[]
-    )
+    checker, _ = page(tmp_path / "r.html", dataset="A", plan=plan, fingerprint=None, logs={}, scores=None, pictures=[])
     text = " ".join(checker.text)
     assert "no trained fold yet" in text
     assert "no cross-validation yet" in text

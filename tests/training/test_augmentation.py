@@ -96,16 +96,12 @@ def test_a_sample_does_not_depend_on_the_rest_of_the_batch(
     image, labels = batch(patch, 9)
     together = augment(image, labels, rules=rules(patch), seed=1, step=2)
     for begin, end in ((0, 4), (4, 5), (5, 9)):
-        part = augment(
-            image[begin:end], labels[begin:end], rules=rules(patch), seed=1, step=2, first_sample=begin
-        )
+        part = augment(image[begin:end], labels[begin:end], rules=rules(patch), seed=1, step=2, first_sample=begin)
         torch.testing.assert_close(part[0], together[0][begin:end], rtol=1e-5, atol=1e-5)
         assert torch.equal(part[1], together[1][begin:end])
 
 
-def by_hand(
-    image: Tensor, labels: Tensor, draw: SampleDraw, limits: AugmentationRules
-) -> tuple[Tensor, Tensor]:
+def by_hand(image: Tensor, labels: Tensor, draw: SampleDraw, limits: AugmentationRules) -> tuple[Tensor, Tensor]:
     """One sample (C, *crop), (1, *crop), in the order of the reference rules, written out step by step."""
     if draw.affine is None:
         image, labels = cut_centre(image, limits.patch_size), cut_centre(labels, limits.patch_size)
@@ -208,9 +204,7 @@ def test_no_gradient_and_no_alias_of_the_input() -> None:
 
 
 @pytest.mark.parametrize(("crop", "patch"), [((9, 8, 7), (4, 5, 7)), ((8, 9), (3, 4))])
-def test_centre_crop_is_the_middle_with_background_for_outside(
-    crop: tuple[int, ...], patch: tuple[int, ...]
-) -> None:
+def test_centre_crop_is_the_middle_with_background_for_outside(crop: tuple[int, ...], patch: tuple[int, ...]) -> None:
     image = torch.randn((2, 3, *crop), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(-1, 3, (2, 1, *crop), generator=torch.Generator().manual_seed(1)).to(torch.int16)
     new_image, new_labels = centre_crop(image, labels, patch_size=patch)

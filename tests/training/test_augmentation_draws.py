@@ -27,8 +27,7 @@ RULES = AugmentationRules(
 @cache
 def draws() -> list[SampleDraw]:
     return [
-        draw_sample(generator_for(seed=3, step=i // 8, sample=i % 8), rules=RULES, channels=CHANNELS)
-        for i in range(N)
+        draw_sample(generator_for(seed=3, step=i // 8, sample=i % 8), rules=RULES, channels=CHANNELS) for i in range(N)
     ]
 
 
@@ -57,9 +56,7 @@ def present(field: str) -> list:
 
 
 def test_the_same_seed_step_and_sample_draw_the_same() -> None:
-    first, second = (
-        draw_sample(generator_for(seed=1, step=2, sample=3), rules=RULES, channels=2) for _ in range(2)
-    )
+    first, second = (draw_sample(generator_for(seed=1, step=2, sample=3), rules=RULES, channels=2) for _ in range(2))
     assert first == second
 
 

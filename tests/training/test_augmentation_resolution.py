@@ -14,9 +14,7 @@ def some_planes(shape: tuple[int, ...], n: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(n, *shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    "shape", [(9, 7, 11), (1, 8, 2), (3, 5, 4), (2, 2, 2), (1, 1, 1), (12, 10), (1, 7), (3, 2)]
-)
+@pytest.mark.parametrize("shape", [(9, 7, 11), (1, 8, 2), (3, 5, 4), (2, 2, 2), (1, 1, 1), (12, 10), (1, 7), (3, 2)])
 def test_blur_equals_scipy_also_on_axes_shorter_than_the_kernel(shape: tuple[int, ...]) -> None:
     sigmas = [(0.5, 0.77, 1.0)[: len(shape)], (0.99, 0.51, 0.62)[: len(shape)]]
     planes = some_planes(shape, n=2)
@@ -34,8 +32,7 @@ def test_blur_keeps_a_constant() -> None:
 def coarse_reference(plane: np.ndarray, shape: list[int]) -> np.ndarray:
     """The voxels nearest to the coarse centres, then linear interpolation between coarse centres."""
     picks = [
-        np.floor((np.arange(few) + 0.5) * full / few).astype(int)
-        for few, full in zip(shape, plane.shape, strict=True)
+        np.floor((np.arange(few) + 0.5) * full / few).astype(int) for few, full in zip(shape, plane.shape, strict=True)
     ]
     coarse = plane[np.ix_(*picks)].astype(float)
     back = [(np.arange(full) + 0.5) * few / full - 0.5 for few, full in zip(shape, plane.shape, strict=True)]

@@ -46,9 +46,7 @@ def test_the_published_example_of_a_crop() -> None:
 
 @pytest.mark.parametrize("degrees", [0, 15, 30, 90, 180])
 @pytest.mark.parametrize("patch", [(40, 56, 40), (20, 320, 256), (112, 80, 192), (1, 7, 300)])
-def test_3d_crop_equals_turning_the_edge_vector_about_each_axis(
-    patch: tuple[int, int, int], degrees: float
-) -> None:
+def test_3d_crop_equals_turning_the_edge_vector_about_each_axis(patch: tuple[int, int, int], degrees: float) -> None:
     angle = min(math.radians(degrees), math.pi / 2)
     edges = np.array(patch, dtype=float)
     turned = [rotate_coords_3d(edges, *(angle * row)) for row in np.eye(3)]

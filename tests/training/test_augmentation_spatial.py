@@ -49,9 +49,7 @@ def label_reference(labels: np.ndarray, where: np.ndarray) -> np.ndarray:
     """argmax over one-hot masks, each interpolated alone; outside is a mask of label -1."""
     values = np.unique([-1, *labels.ravel()])
     masks = [
-        map_coordinates(
-            (labels == v).astype(float), where, order=1, mode="grid-constant", cval=float(v == -1)
-        )
+        map_coordinates((labels == v).astype(float), where, order=1, mode="grid-constant", cval=float(v == -1))
         for v in values
     ]
     return values[np.argmax(masks, axis=0)]
@@ -65,9 +63,7 @@ def test_image_equals_scipy_map_coordinates_with_zeros_outside(
     image = rng.normal(size=(1, 2, *crop)).astype(np.float32)
     labels = torch.zeros((1, 1, *crop), dtype=torch.int16)
     affine = Affine(rotation_rad=angles, scale=scale)
-    found, _ = cut_transformed(
-        torch.from_numpy(image), labels, affines=[affine], patch_size=patch, dummy_2d=False
-    )
+    found, _ = cut_transformed(torch.from_numpy(image), labels, affines=[affine], patch_size=patch, dummy_2d=False)
     where = scipy_coordinates(crop, patch, angles, scale)
     for channel in range(2):
         expected = map_coordinates(image[0, channel].astype(float), where, order=1, mode="grid-constant")
@@ -103,9 +99,7 @@ def test_samples_of_a_batch_are_turned_each_by_its_own_angles() -> None:
     affines = [Affine(rotation_rad=(0.1 * i, 0.2, -0.3 * i), scale=0.8 + 0.2 * i) for i in range(3)]
     together = cut_transformed(image, labels, affines=affines, patch_size=patch, dummy_2d=False)
     for i, affine in enumerate(affines):
-        alone = cut_transformed(
-            image[i : i + 1], labels[i : i + 1], affines=[affine], patch_size=patch, dummy_2d=False
-        )
+        alone = cut_transformed(image[i : i + 1], labels[i : i + 1], affines=[affine], patch_size=patch, dummy_2d=False)
         torch.testing.assert_close(together[0][i : i + 1], alone[0])
         assert torch.equal(together[1][i : i + 1], alone[1])
 
@@ -113,9 +107,7 @@ def test_samples_of_a_batch_are_turned_each_by_its_own_angles() -> None:
 @pytest.mark.parametrize(
     ("crop", "patch"), [((9, 8, 7), (4, 5, 7)), ((6, 7, 8), (6, 6, 6)), ((9, 6), (4, 5)), ((5, 5), (5, 5))]
 )
-def test_without_rotation_and_scaling_it_is_the_centre_cut(
-    crop: tuple[int, ...], patch: tuple[int, ...]
-) -> None:
+def test_without_rotation_and_scaling_it_is_the_centre_cut(crop: tuple[int, ...], patch: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((1, 2, *crop), generator=generator)
     labels = torch.randint(-1, 4, (1, 1, *crop), generator=generator, dtype=torch.int16)

@@ -105,8 +105,9 @@ def test_signals_to_the_whole_group_leave_the_end_to_the_parent(rules: CropRules
     assert not any(worker.is_alive() for worker in workers)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_killed_worker_is_reported_as_such(rules: CropRules) -> None:
-    with pytest.raises(DeviceError, match="has died.*memory"), batches(rules, first_step=0, workers=2) as stream:  # noqa: PT012
+    with pytest.raises(DeviceError, match=r"has died.*memory"), batches(rules, first_step=0, workers=2) as stream:  # noqa: PT012
         next(stream)
         os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
         for _ in range(30):
@@ -121,6 +122,8 @@ def test_a_lost_case_ends_the_stream(rules: CropRules, workers: int, kind: type[
         next(stream)
 
 
-def test_nothing_is_started_for_an_unused_stream(rules: CropRules) -> None:
+def test_workers_of_an_unused_stream_end_too(rules: CropRules) -> None:
     with batches(rules, first_step=0, workers=2):
-        assert not multiprocessing.active_children()
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+    assert not any(worker.is_alive() for worker in workers)

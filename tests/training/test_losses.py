@@ -70,9 +70,7 @@ def numpy_dice_bce(logits: Tensor, regions: Tensor, *, batch_dice: bool, mask: T
 def test_dice_ce_equals_numpy(space: tuple[int, ...], batch_dice: bool, ignore: int | None) -> None:
     logits, target = logits_and_target(space, ignore=ignore is not None)
     found = dice_ce(logits, target, batch_dice=batch_dice, ignore_index=ignore)
-    assert found.item() == pytest.approx(
-        numpy_dice_ce(logits, target, batch_dice=batch_dice, ignore=ignore), abs=2e-6
-    )
+    assert found.item() == pytest.approx(numpy_dice_ce(logits, target, batch_dice=batch_dice, ignore=ignore), abs=2e-6)
 
 
 @pytest.mark.parametrize("ignore", [None, IGNORE])
@@ -117,9 +115,7 @@ def test_batch_dice_pools_samples_before_dividing() -> None:
     logits = torch.zeros((2, 2, 1, 4))
     per_sample = ((2 * 2 + 1e-5) / (2 + 4 + 1e-5) + 1e-5 / (2 + 1e-5)) / 2
     pooled = (2 * 2 + 1e-5) / (4 + 4 + 1e-5)
-    assert dice_ce(logits, target, batch_dice=False).item() == pytest.approx(
-        math.log(2) - per_sample, abs=1e-6
-    )
+    assert dice_ce(logits, target, batch_dice=False).item() == pytest.approx(math.log(2) - per_sample, abs=1e-6)
     assert dice_ce(logits, target, batch_dice=True).item() == pytest.approx(math.log(2) - pooled, abs=1e-6)
 
 
@@ -174,9 +170,7 @@ def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype) -> No
     logits, target = logits_and_target((4, 5, 3))
     half = logits.to(dtype)
     assert dice_ce(half, target, batch_dice=True).dtype == torch.float32
-    torch.testing.assert_close(
-        dice_ce(half, target, batch_dice=True), dice_ce(half.float(), target, batch_dice=True)
-    )
+    torch.testing.assert_close(dice_ce(half, target, batch_dice=True), dice_ce(half.float(), target, batch_dice=True))
     regions = target == torch.arange(3).reshape(1, 3, 1, 1, 1)
     torch.testing.assert_close(
         dice_bce(half, regions, batch_dice=True), dice_bce(half.float(), regions, batch_dice=True)
@@ -219,9 +213,7 @@ def test_sampling_down_equals_torch_nearest_exact(old: tuple[int, ...], new: tup
 
 def test_deep_supervision_is_the_weighted_sum_over_downsampled_targets() -> None:
     generator = torch.Generator().manual_seed(0)
-    outputs = [
-        torch.randn((2, 3, *space), generator=generator) for space in ((8, 12), (4, 6), (4, 3), (2, 2))
-    ]
+    outputs = [torch.randn((2, 3, *space), generator=generator) for space in ((8, 12), (4, 6), (4, 3), (2, 2))]
     target = torch.randint(0, 3, (2, 1, 8, 12), generator=generator)
     weights = (4 / 7, 2 / 7, 1 / 7)
     expected = sum(

@@ -74,7 +74,11 @@ def test_a_batch_depends_on_seed_step_and_sample_alone(tmp_path: Path) -> None:
     for key in ("image", "label"):
         assert np.array_equal(batch[key], again[key])
     assert np.array_equal(batch["image"][:2], larger["image"][:2])
-    others = [read_batch(rules, 6), read_batch(replace(rules, seed=(4,)), 5), read_batch(replace(rules, seed=(3, 1)), 5)]
+    others = [
+        read_batch(rules, 6),
+        read_batch(replace(rules, seed=(4,)), 5),
+        read_batch(replace(rules, seed=(3, 1)), 5),
+    ]
     assert not any(np.array_equal(batch["image"], other["image"]) for other in others)
 
 
@@ -136,16 +140,17 @@ def test_forced_crops_show_structures_at_the_border(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "share", "forced"), [(2, 0.33, 1), (3, 0.33, 1), (10, 0.33, 3), (4, 0.0, 0), (4, 1.0, 4), (1, 0.33, 0)]
+    ("batch_size", "share", "forced"),
+    [(2, 0.33, 1), (3, 0.33, 1), (10, 0.33, 3), (4, 0.0, 0), (4, 1.0, 4), (1, 0.33, 0)],
 )
 def test_the_last_samples_are_forced(tmp_path: Path, batch_size: int, share: float, forced: int) -> None:
     label = np.zeros((40, 40, 40), dtype=np.int16)
     label[20, 20, 20] = 1
     write(tmp_path, "a", label)
-    rules = rules_for(tmp_path, batch_size=batch_size, foreground_share=share, patch_size=(4, 4, 4), crop_size=(4, 4, 4))
-    centred = np.array(
-        [[label[0, 2, 2, 2] == 1 for label in read_batch(rules, step)["label"]] for step in range(12)]
+    rules = rules_for(
+        tmp_path, batch_size=batch_size, foreground_share=share, patch_size=(4, 4, 4), crop_size=(4, 4, 4)
     )
+    centred = np.array([[label[0, 2, 2, 2] == 1 for label in read_batch(rules, step)["label"]] for step in range(12)])
     assert centred[:, batch_size - forced :].all()
     assert centred[:, : batch_size - forced].mean() < 0.1 if forced < batch_size else True
 

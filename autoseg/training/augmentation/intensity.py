@@ -55,6 +55,4 @@ def change_inverted_gamma(planes: Tensor, exponents: Sequence[float]) -> Tensor:
 
 
 def _per_plane(values: Sequence[float], planes: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=planes.dtype, device=planes.device).reshape(
-        -1, *[1] * (planes.ndim - 1)
-    )
+    return torch.tensor(values, dtype=planes.dtype, device=planes.device).reshape(-1, *[1] * (planes.ndim - 1))

@@ -38,9 +38,7 @@ class AugmentationRules:
         dimensions = len(self.patch_size)
         assert dimensions in (2, 3), self.patch_size
         assert not self.dummy_2d or dimensions == 3, "only a 3-D patch has planes"
-        assert all(0 <= axis < dimensions for axis in (*self.mirror_axes, *self.mirror_label_pairs)), (
-            self.mirror_axes
-        )
+        assert all(0 <= axis < dimensions for axis in (*self.mirror_axes, *self.mirror_label_pairs)), self.mirror_axes
 
 
 def rules_for(

@@ -19,9 +19,7 @@ OUTSIDE = -1  # label of a voxel that is not in the image
 def cut_centre(array: Tensor, patch_size: Sequence[int]) -> Tensor:
     """The central patch (..., *patch) of (..., *crop), a view; an odd margin's smaller half comes first."""
     for axis, edge in enumerate(patch_size, start=array.ndim - len(patch_size)):
-        assert array.shape[axis] >= edge, (
-            f"crop {tuple(array.shape)} is smaller than the patch {tuple(patch_size)}"
-        )
+        assert array.shape[axis] >= edge, f"crop {tuple(array.shape)} is smaller than the patch {tuple(patch_size)}"
         array = array.narrow(axis, (array.shape[axis] - edge) // 2, edge)
     return array
 
@@ -113,10 +111,7 @@ def sample_labels(labels: Tensor, where: Tensor) -> Tensor:
     lower = where.floor()
     # Per axis and side (below, above): that neighbour's share of the linear index, the padding if outside.
     shares = [
-        [
-            (lower[..., axis] + side + 1).clamp(0, sizes[axis] - 1).long().flatten(1) * strides[axis]
-            for side in (0, 1)
-        ]
+        [(lower[..., axis] + side + 1).clamp(0, sizes[axis] - 1).long().flatten(1) * strides[axis] for side in (0, 1)]
         for axis in range(len(patch))
     ]
     corners = list(product((0, 1), repeat=len(patch)))

@@ -1,0 +1,69 @@
+"""What every part of the pipeline tells: its result, its progress, how many processes it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoseg.core.dataset import Dataset
+from autoseg.core.errors import DataError, Problem
+from autoseg.core.workers import workers_for
+from autoseg.io.images import read_geometry
+
+Progress = Callable[[str, int, int, str], None]  # stage, done, total, text
+
+
+def silent(stage: str, done: int, total: int, text: str) -> None:
+    """Progress that nobody wants to see."""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a command did: facts to print, and every problem and warning that was met."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+class CaseCounter:
+    """Turns "this case is done" into progress."""
+
+    def __init__(self, progress: Progress, stage: str, total: int) -> None:
+        self.progress, self.stage, self.total, self.done = progress, stage, total, 0
+
+    def __call__(self, text: str) -> None:
+        """One more is done."""
+        self.done += 1
+        self.progress(self.stage, self.done, self.total, text)
+
+
+def few_cases(n_cases: int, n_folds: int) -> list[Problem]:
+    """A warning when there are too few cases for five folds."""
+    if n_folds >= 5:
+        return []
+    if n_folds == 0:
+        found, todo = f"only {n_cases} case (or group): no cross-validation is possible", "train with -f all"
+    else:
+        found, todo = (
+            f"{n_cases} cases in {n_folds} groups give {n_folds} folds instead of 5",
+            "more cases give better estimates",
+        )
+    return [Problem(case="", file="dataset.json", found=found, next=todo)]
+
+
+def workers_of(dataset: Dataset, wanted: int | None) -> int:
+    """Worker processes for jobs as large as the largest image: its volume a few times over, and the libraries."""
+    largest = max(dataset.cases.values(), key=lambda case: case.images[0].stat().st_size)
+    try:
+        shape = read_geometry(largest.images[0]).shape
+    except DataError:  # it is reported with its case later
+        return workers_for(2.0, wanted=wanted)
+    voxels = shape[0] * shape[1] * shape[2]
+    return workers_for(0.7 + voxels * (8 * len(largest.images) + 4) * 4 / 1e9, wanted=wanted)
+
+
+def few_workers(n_cases: int, wanted: int | None) -> int:
+    """Worker processes for scoring: none for a few cases, which are done before a process has started."""
+    return wanted if wanted is not None else 0 if n_cases < 8 else workers_for(1.0)

@@ -1,0 +1,141 @@
+"""From a raw folder to a case store: fingerprint, plan, preprocess."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg import fingerprinting as fingerprinting_stage
+from autoseg import planning as planning_stage
+from autoseg import preprocessing as preprocessing_stage
+from autoseg.core.dataset import Dataset, DatasetJson, read_dataset
+from autoseg.core.errors import UsageError
+from autoseg.core.files import content_key
+from autoseg.core.fingerprint import Fingerprint
+from autoseg.core.plan import Plan
+from autoseg.core.records import nearest
+from autoseg.core.splits import splits_of
+from autoseg.core.workspace import Workspace
+from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_cases, silent, workers_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the planning half of the pipeline may be told; the defaults need no choice."""
+
+    planner: str = "default"
+    configurations: tuple[str, ...] = ()
+    gpu_memory_gb: float | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    workers: int | None = None
+
+
+def plan_and_preprocess(
+    folder: Path, workspace: Workspace, options: Options, *, progress: Progress = silent
+) -> tuple[Plan, Outcome]:
+    """Check, fingerprint, plan, preprocess: from a raw folder to a case store."""
+    dataset = read_dataset(folder)
+    _check_options(options, workspace.plan(dataset.name, options.planner))
+    fingerprint, measured = extract_fingerprint(dataset, workspace, workers=options.workers, progress=progress)
+    plan, planned_now = make_plan(dataset.name, dataset.json, fingerprint, workspace, options)
+    stored = preprocess(dataset, plan, workspace, options, cases=fingerprint.cases, progress=progress)
+    return plan, Outcome(
+        facts={**measured.facts, "planned_now": planned_now, **stored.facts},
+        problems=measured.problems + stored.problems,
+        warnings=measured.warnings + stored.warnings,
+    )
+
+
+def extract_fingerprint(
+    dataset: Dataset, workspace: Workspace, *, workers: int | None = None, progress: Progress = silent
+) -> tuple[Fingerprint, Outcome]:
+    """Check every case and measure the data set."""
+    counter = CaseCounter(progress, "check and measure", len(dataset.cases))
+    fingerprint, problems, warnings, n_new = fingerprinting_stage.fingerprint(
+        dataset, workspace=workspace, workers=workers_of(dataset, workers), progress=counter
+    )
+    fingerprint.write(workspace.fingerprint(dataset.name))
+    facts = {"cases": len(fingerprint.cases), "cases_measured_now": n_new}
+    return fingerprint, Outcome(facts=facts, problems=problems, warnings=warnings)
+
+
+def make_plan(
+    name: str, declaration: DatasetJson, fingerprint: Fingerprint, workspace: Workspace, options: Options
+) -> tuple[Plan, bool]:
+    """Plan from a fingerprint and write the plan file; a file made from the same fingerprint and options is kept, with
+    whatever the user edited in it. Returns (plan, whether it was made now).
+    """
+    path = workspace.plan(name, options.planner)
+    made_from = content_key(fingerprint.key, options.gpu_memory_gb, options.spacing_mm, declaration.model_dump())
+    if path.is_file():
+        known = Plan.read(path)
+        if known.fingerprint_key == made_from:
+            return known, False
+        old = path.with_suffix(".old.json")
+        known.write(old)
+        log.info("%s was made from other data or options and is planned anew; the old one is %s", path, old.name)
+    plan = planning_stage.plan(
+        fingerprint,
+        declaration,
+        dataset=name,
+        planner=options.planner,
+        gpu_memory_gb=options.gpu_memory_gb,
+        spacing_mm=options.spacing_mm,
+    ).with_changes(fingerprint_key=made_from)
+    plan.write(path)
+    return plan, True
+
+
+def preprocess(
+    dataset: Dataset,
+    plan: Plan,
+    workspace: Workspace,
+    options: Options,
+    *,
+    cases: Sequence[str],
+    progress: Progress = silent,
+) -> Outcome:
+    """Preprocess `cases` for the wanted configurations (all planned ones by default) and write the splits."""
+    names = list(options.configurations or plan.configurations)
+    for name in names:
+        plan.configuration(name)
+    counter = CaseCounter(progress, "preprocess", len(cases))
+    done, problems, n_new = preprocessing_stage.preprocess(
+        dataset,
+        plan,
+        configurations=names,
+        cases=cases,
+        workspace=workspace,
+        workers=workers_of(dataset, options.workers),
+        progress=counter,
+    )
+    splits = splits_of(dataset, workspace.splits(dataset.name), cases=set(done)) if done else []
+    warnings = few_cases(len(done), len(splits))
+    facts = {
+        "configurations": names,
+        "preprocessed": len(done),
+        "preprocessed_now": n_new,
+        "folds": len(splits),
+    }
+    return Outcome(facts=facts, problems=problems, warnings=warnings)
+
+
+def read_plan(workspace: Workspace, dataset: str, planner: str) -> Plan:
+    """The plan that a planner made. Raises UsageError when there is none."""
+    path = workspace.plan(dataset, planner)
+    if not path.is_file():
+        raise UsageError(f"there is no plan {path}; run autoseg_plan_and_preprocess -d {dataset} first")
+    return Plan.read(path)
+
+
+def _check_options(options: Options, plan: Path) -> None:
+    """Refuse a wrong call before any image is read."""
+    planning_stage.budget_for(options.planner, options.gpu_memory_gb, options.spacing_mm)
+    known = {*planning_stage.CONFIGURATIONS, *(Plan.read(plan).configurations if plan.is_file() else ())}
+    for name in options.configurations:
+        if name not in known:
+            raise UsageError(f"there is no configuration '{name}'; {nearest(name, sorted(known))}")
