@@ -71,14 +71,14 @@ def test_every_structure_is_large_enough_in_every_case(dataset: Dataset, pairs: 
     for case, (_, labels) in pairs.items():
         counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
         assert len(counts) == len(dataset.labels.values), case
-        assert counts.min() >= 100, (case, counts)
+        assert counts.min() >= 40, (case, counts)
 
 
 def test_volumes_are_small_and_no_two_grids_are_equal(pairs: dict) -> None:
-    plain = [image.GetSize() for image, _ in pairs.values() if max(image.GetSpacing()) < 9]
+    plain = [image.GetSize() for image, _ in pairs.values() if max(image.GetSpacing()) < 1.5 * min(image.GetSpacing())]
     assert len(plain) == 11
     for size in plain:
-        assert all(0.8 < n / typical < 1.2 for n, typical in zip(sorted(size), (32, 40, 48), strict=True))
+        assert all(0.8 < n / typical < 1.2 for n, typical in zip(sorted(size), (24, 30, 36), strict=True))
     assert len({image.GetSpacing() for image, _ in pairs.values()}) == len(pairs)
 
 
@@ -98,7 +98,7 @@ def test_lesion_lies_inside_the_liver(dataset: Dataset, pairs: dict) -> None:
         inside = array == lesion
         shell = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.Cast(labels == lesion, sitk.sitkUInt8), (1, 1, 1)))
         around = array[(shell == 1) & ~inside]
-        assert (around == liver).mean() > 0.85, case
+        assert (around == liver).mean() > 0.8, case
 
 
 def test_kidneys_mirror_each_other_but_liver_and_spleen_do_not(dataset: Dataset, pairs: dict) -> None:
@@ -142,7 +142,7 @@ def test_noise_is_there_but_below_the_differences(dataset: Dataset, pairs: dict)
     for image, labels in pairs.values():
         core = sitk.BinaryErode(sitk.Cast(labels == dataset.labels.foreground["liver"][0], sitk.sitkUInt8), (2, 2, 1))
         deep = sitk.GetArrayFromImage(image)[sitk.GetArrayFromImage(core) == 1]
-        assert 15 < deep.std() < 35
+        assert 10 < deep.std() < 35
 
 
 def _content(folder: Path) -> dict[str, bytes]:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 class LabelScheme:
     """Labels of a data set, as dataset.json declares them.
 
-    In files a label has any integer value. Inside, values are 0 (background), 1, 2, ... in ascending order of
-    the file values, and the ignore label comes last. A network has one output per value (softmax) or, with
-    regions, one per region (sigmoid).
+    In files a label has any integer value, the ignore label the largest. Inside, values are 0 (background), 1, 2, ...
+    in ascending order of the file values, and the ignore label comes last. A network has one output per value (softmax)
+    or, with regions, one per region (sigmoid).
     """
 
     declared: dict[str, int | tuple[int, ...]]
@@ -68,9 +68,7 @@ class LabelScheme:
     def encode(self, file_labels: NDArray) -> NDArray[np.int16]:
         """File values -> values inside. All values must be declared (see `undeclared`)."""
         known = [*self.values] if self.ignore_value is None else [*self.values, self.ignore_value]
-        order = np.argsort(known)
-        positions = np.searchsorted(np.array(known)[order], file_labels)
-        return order.astype(np.int16)[positions]
+        return np.searchsorted(known, file_labels).astype(np.int16)
 
     def undeclared(self, values: NDArray) -> list[int]:
         """Those of `values` (distinct file values) that dataset.json does not declare."""

@@ -46,7 +46,7 @@ class Recipe(Record):
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
-    # For short budgets: an optimizer that needs no long run-up, and a loss in which small structures count from the start.
+    # For short budgets: an optimizer without a long run-up, a loss in which small structures count from the start.
     "quick": Recipe(
         name="quick",
         epochs=20,

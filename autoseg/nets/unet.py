@@ -104,8 +104,8 @@ class PlainUNet(nn.Module):
             x = block(x)
             skips.append(x)
         last = len(self.decoder) - 1
-        outputs = [self.heads[0](x)] if last < 0 else []
-        for i, (up, block, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=last >= 0)):
+        outputs = [self.heads[0](x)] if last < 0 else []  # one stage has a head, but nothing to decode
+        for i, (up, block, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=False)):
             x = block(torch.cat([up(x), skips[-2 - i]], dim=1))
             if self.training or i == last:
                 outputs.append(head(x))

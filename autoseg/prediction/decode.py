@@ -45,7 +45,7 @@ def decode_stream(
     next_out = 0
     for slab in slabs:
         per_row = slab.shape[0] * max(slab[0, 0].numel(), shape_out[1] * shape_out[2]) * slab.element_size()
-        for chunk in slab.split(max(1, CHUNK_BYTES // per_row), dim=1):
+        for chunk in torch.split(slab, max(1, CHUNK_BYTES // per_row), dim=1):
             rows = _resize_in_plane(chunk, shape_out[1:], separate_axis)
             base = row
             if last_row is not None:

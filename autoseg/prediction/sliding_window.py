@@ -59,7 +59,7 @@ def stream_logits(
 
     def add(z: int, corners: list[tuple[int, ...]]) -> None:
         # In a function, so that these logits are freed before the network is asked for the next.
-        tiles = torch.stack([padded[(slice(None), *_box(corner, patch))] for corner in corners]).to(device)
+        tiles = torch.stack([padded[_box(corner, patch)] for corner in corners]).to(device)
         logits = network(tiles[:, :, 0])[:, :, None] if flat else network(tiles)
         for (_, y, x), tile in zip(corners, logits, strict=True):
             for start, stop in _ring_runs(z, z + patch[0], patch[0], longest=patch[0]):
@@ -100,7 +100,7 @@ def _ring_runs(first: int, last: int, length: int, *, longest: int) -> list[tupl
 
 
 def _box(corner: tuple[int, ...], patch: Shape) -> tuple[slice, ...]:
-    return tuple(slice(start, start + n) for start, n in zip(corner, patch, strict=True))
+    return (slice(None), *(slice(start, start + n) for start, n in zip(corner, patch, strict=True)))
 
 
 def _batches(items: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:

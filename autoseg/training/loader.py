@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -36,6 +38,9 @@ class StepReader:
         if sys.platform == "linux":
             # A killed parent must not leave workers behind that wait for it forever.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            parent = multiprocessing.parent_process()
+            if parent is not None and not parent.is_alive():  # it died before the line above
+                os._exit(1)
 
     def __iter__(self) -> StepReader:
         return self

@@ -91,7 +91,7 @@ class Run:
         with autocast(self.device, self.precision):
             outputs = self.network(image.contiguous(memory_format=self.format))
         loss = self.objective(outputs, label)
-        self.scaler.scale(loss).backward()
+        torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         if bool(torch.isfinite(norm)) and bool(torch.isfinite(loss)):

@@ -33,17 +33,20 @@ def job(toy: Callable[..., Dataset], tmp_path: Path) -> MeasureJob:
 def asymmetric(write_case: Callable[..., None], workspace: Workspace, tmp_path: Path) -> Callable[..., MeasureJob]:
     """One case of 4 x 5 x 6 voxels of 3 x 2 x 1.5 mm (z, y, x); the first and last row in y are empty."""
 
-    def make(*, flipped: bool = False) -> MeasureJob:
+    def make(*, stored: str = "straight") -> MeasureJob:
         image = np.random.default_rng(1).normal(50, 5, size=(2, 4, 5, 6)).astype(np.float32)
         image[:, :, [0, 4]] = 0
         label = np.zeros((4, 5, 6), dtype=np.uint8)
         label[1, 2, 5] = 10
         label[2, 2, 4:] = 20
         label[3, 3, 0] = 30
-        if flipped:  # the same patient, stored with both axes in the plane reversed
-            image, label = image[..., ::-1, ::-1], label[..., ::-1, ::-1]
-        direction = RAS if flipped else np.eye(3)
-        write_case("one", image, label, spacing=(1.5, 2.0, 3.0), direction=direction)
+        spacing, direction = (1.5, 2.0, 3.0), np.eye(3)
+        if stored == "flipped":  # the same patient, both axes in the plane reversed
+            image, label, direction = image[..., ::-1, ::-1], label[..., ::-1, ::-1], RAS
+        if stored == "permuted":  # the same patient, the index axes are z, x, y
+            image, label = np.moveaxis(image, 1, 3), np.moveaxis(label, 0, 2)
+            spacing, direction = (3.0, 1.5, 2.0), np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+        write_case("one", image, label, spacing=spacing, direction=direction)
         folder = workspace.raw / "Dataset007_Toy"
         images = tuple(folder / "imagesTr" / f"one_{channel:04d}.nii.gz" for channel in range(2))
         case = Case(id="one", images=images, label=folder / "labelsTr" / "one.nii.gz")
@@ -52,11 +55,11 @@ def asymmetric(write_case: Callable[..., None], workspace: Workspace, tmp_path: 
     return make
 
 
-@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("stored", ["straight", "flipped", "permuted"])
 def test_facts_are_those_of_the_patient_however_the_file_is_stored(
-    asymmetric: Callable[..., MeasureJob], flipped: bool
+    asymmetric: Callable[..., MeasureJob], stored: str
 ) -> None:
-    job = asymmetric(flipped=flipped)
+    job = asymmetric(stored=stored)
     assert measure_case(job)
     found = load_measure(job.path)
     assert found.spacing_mm == pytest.approx((3.0, 2.0, 1.5))

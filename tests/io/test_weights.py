@@ -180,7 +180,7 @@ def test_safetensors_of_other_programs_are_refused_with_advice(tmp_path):
     path = tmp_path / "w.safetensors"
     for metadata in (None, {"format": "pt"}):
         save_file({"a": torch.ones(2)}, path, metadata=metadata)
-        with pytest.raises(DataError, match="not written by autoseg; use autoseg_import_model"):
+        with pytest.raises(DataError, match="not written by autoseg; give the weights"):
             load_weights(path)
 
 

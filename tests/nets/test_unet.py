@@ -110,9 +110,10 @@ def test_weights_lie_in_channels_last_order(spec_and_patch: SpecAndPatch) -> Non
 
 @pytest.mark.parametrize("shape", [(1, 3, 7, 5), (2, 4, 6, 1), (3, 2, 5, 4, 3), (1, 1, 2, 1, 1)])
 @pytest.mark.parametrize("last", [False, True])
-def test_instance_norm_equals_torchs(shape: tuple[int, ...], last: bool) -> None:
+@pytest.mark.parametrize("spread", [50, 0.005])  # the small one shows eps
+def test_instance_norm_equals_torchs(shape: tuple[int, ...], last: bool, spread: float) -> None:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(shape, generator=generator) * 50 + 20
+    x = torch.randn(shape, generator=generator) * spread + spread / 2
     x = x.to(memory_format=channels_last(len(shape) - 2)) if last else x
     norm = InstanceNorm(shape[1])
     with torch.no_grad():

@@ -65,7 +65,7 @@ def plan() -> Plan:
         channel_names=[NASTY],
         labels={"background": 0, "liver": 1, "tumour": 2},
         file_ending=".nii.gz",
-        intensities=[],
+        intensities=[Intensities(mean=1, median=1, std=1, min=0, max=2, percentile_00_5=0, percentile_99_5=2)],
         configurations={"3d_fullres": configuration},
         reasons={"transpose_forward": "axis 0 is the coarsest"},
     )
@@ -142,12 +142,12 @@ def test_page_holds_everything_and_refers_to_nothing_outside(plan, fingerprint, 
     assert NASTY in text
 
 
-def test_names_of_the_curves_follow_the_values_and_not_the_order_in_dataset_json(plan, monkeypatch):
+def test_curves_are_named_in_the_order_of_dataset_json_as_the_log_has_them(plan, monkeypatch):
     names = {}
     monkeypatch.setattr(report, "curve_figure", lambda rows, *, label_names: names.update(softmax=label_names))
     monkeypatch.setattr(report, "png_bytes", lambda figure: b"")
     report._curve("0", [], plan.with_changes(labels={"background": 0, "second": 9, "first": 2}).scheme)
-    assert names["softmax"] == ["first", "second"]
+    assert names["softmax"] == ["second", "first"]
 
 
 def test_page_says_what_is_not_there_yet(plan, tmp_path):

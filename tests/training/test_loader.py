@@ -95,12 +95,12 @@ def test_workers_end_when_the_loop_fails(rules: CropRules) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_to_the_whole_group_leave_the_end_to_the_parent(rules: CropRules, number: int) -> None:
     with batches(rules, first_step=0, workers=2) as stream:
-        next(stream)
+        assert [int(next(stream)["step"]) for _ in range(2)] == [0, 1]  # both have begun
         workers = multiprocessing.active_children()
         for worker in workers:
             os.kill(worker.pid or 0, number)
         time.sleep(0.3)
-        assert [int(next(stream)["step"]) for _ in range(12)] == [*range(1, 13)]
+        assert [int(next(stream)["step"]) for _ in range(12)] == [*range(2, 14)]
         assert all(worker.is_alive() for worker in workers)
     assert not any(worker.is_alive() for worker in workers)
 
