@@ -172,7 +172,7 @@ def test_one_bad_case_among_many_is_reported_and_the_others_are_done(
     reported = {problem["case"] for problem in facts["problems"]}
     assert victims[0].name.removesuffix("_0000.nii.gz") in reported
     # the label of a deleted image is a warning, since nothing says whether the image or the label is too many
-    assert any(victims[1].name.removesuffix("_0000.nii.gz") == warning["case"] for warning in facts["warnings"])
+    assert any(victims[1].name.removesuffix("_0000.nii.gz") in warning["file"] for warning in facts["warnings"])
 
 
 def test_a_bad_image_does_not_stop_prediction(finished: Finished, tmp_path: Path, capsys: Any) -> None:

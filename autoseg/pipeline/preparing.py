@@ -134,7 +134,8 @@ def read_plan(workspace: Workspace, dataset: str, planner: str) -> Plan:
 
 def _check_options(options: Options, plan: Path) -> None:
     """Refuse a wrong call before any image is read."""
-    planning_stage.budget_for(options.planner, options.gpu_memory_gb, options.spacing_mm)
+    own = plan.is_file() and options.planner not in planning_stage.PLANNERS  # a plan file that the user wrote
+    planning_stage.budget_for("default" if own else options.planner, options.gpu_memory_gb, options.spacing_mm)
     known = {*planning_stage.CONFIGURATIONS, *(Plan.read(plan).configurations if plan.is_file() else ())}
     for name in options.configurations:
         if name not in known:

