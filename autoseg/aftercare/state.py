@@ -51,7 +51,11 @@ def status(folder: Path, workspace: Workspace) -> tuple[list[ConfigurationStatus
     """How far each planned configuration and each of its folds is. Changes nothing."""
     dataset = read_dataset(folder)
     folder_of_plans = workspace.plan(dataset.name, "default").parent
-    plans = sorted(folder_of_plans.glob("[!.]*.json"), key=lambda path: (path.stem != "default", path.stem))
+    current = (path for path in folder_of_plans.glob("[!.]*.json") if ".old" not in path.name)
+    plans = sorted(current, key=lambda path: (path.stem != "default", path.stem))
+        (p for p in folder_of_plans.glob("[!.]*.json") if ".old" not in p.name),
+        key=lambda path: (path.stem != "default", path.stem),
+    )
     found = [
         _configuration_status(dataset, workspace, plan.planner, configuration)
         for plan in map(Plan.read, plans)

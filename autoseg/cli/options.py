@@ -30,7 +30,7 @@ def add_dataset(parser: argparse.ArgumentParser, *, required: bool = True) -> No
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """-np."""
-    parser.add_argument("-np", dest="workers", type=_count, metavar="N", help="worker processes (default: what fits)")
+    parser.add_argument("-np", dest="workers", type=count, metavar="N", help="worker processes (default: what fits)")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +101,8 @@ def dataset_folder(args: argparse.Namespace) -> Path:
     return find_dataset(args.dataset, raw=workspace(args).raw)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number from 0 up."""
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")

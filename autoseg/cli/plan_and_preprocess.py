@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_configurations(parser)
     options.add_planning(parser)
     options.add_workers(parser)
-    parser.add_argument("--clean", action="store_true", help="delete what is preprocessed of this data set first")
+    parser.add_argument("--clean", action="store_true", help="measure and preprocess again what is there")
     return run(parser, _act, argv)
 
 
@@ -60,9 +59,9 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.pipeline import plan_and_preprocess
 
     folder, workspace = options.dataset_folder(args), options.workspace(args)
-    if args.clean:
-        shutil.rmtree(workspace.fingerprint(folder.name).parent, ignore_errors=True)
-    plan, outcome = plan_and_preprocess(folder, workspace, planning_options(args), progress=ProgressDisplay())
+    plan, outcome = plan_and_preprocess(
+        folder, workspace, planning_options(args), clean=args.clean, progress=ProgressDisplay()
+    )
     facts = outcome.facts
     planner = "" if plan.planner == "default" else f" --planner {plan.planner}"
     text = (

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options.add_plugin(parser)
     parser.add_argument(
-        "--loaders", type=int, metavar="N", help="processes that read crops (default: what the CPUs allow)"
+        "--loaders", type=options.count, metavar="N", help="processes that read crops (default: what the CPUs allow)"
     )
     options.add_device(parser)
     options.add_workers(parser)
@@ -56,7 +56,10 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     if args.recipe in RECIPES:
         recipe = RECIPES[args.recipe]
     elif Path(args.recipe).is_file():
-        recipe = Recipe.read(Path(args.recipe))
+        try:
+            recipe = Recipe.read(Path(args.recipe))
+        except DataError as error:
+            raise UsageError(str(error)) from error
     else:
         raise UsageError(f"no recipe '{args.recipe}' and no such file; {nearest(args.recipe, [*RECIPES])}")
     changes: dict[str, Any] = {}

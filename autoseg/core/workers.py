@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -142,6 +143,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _one_thread() -> None:
     # The pool fills the cores; threads inside its processes would only fight for them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, ends the pool
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"):
         os.environ[name] = "1"
 

@@ -11,7 +11,7 @@ from autoseg import __version__, evaluation, prediction, reporting, training
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
 from autoseg.core.files import content_key
-from autoseg.core.plan import Model
+from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.scores import Scores
 from autoseg.core.splits import Split, splits_of
@@ -19,7 +19,8 @@ from autoseg.core.workspace import Workspace, fold_folder
 from autoseg.io.case_store import CaseStore
 from autoseg.nets.device import choose_device
 from autoseg.pipeline.outcome import Outcome, Progress, few_cases, few_workers, silent
-from autoseg.pipeline.preparing import read_plan
+from autoseg.pipeline.preparing import read_plan, usable_cases
+from autoseg.preprocessing.prepare_case import store_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,32 +45,38 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
     plan = read_plan(workspace, dataset.name, options.planner)
     plan.configuration(options.configuration)
     store = workspace.case_store(dataset.name, plan.planner, options.configuration)
-    stored = set(CaseStore(store).case_ids()) & set(dataset.cases)
+    stored = _stored_cases(dataset, plan, options.configuration, store)
     if not stored:
-        raise UsageError(f"{store} holds no preprocessed case; run autoseg_plan_and_preprocess -d {folder.name} first")
-    splits = splits_of(dataset, workspace.splits(dataset.name), cases=stored)
+        raise UsageError(
+            f"{store} holds no case preprocessed by this plan; run autoseg_plan_and_preprocess -d {folder.name} first"
+        )
+    splits = splits_of(dataset, workspace.splits(dataset.name), cases=usable_cases(dataset, workspace))
     folds = _wanted_folds(options.folds, splits, stored)
     results = workspace.model(dataset.name, plan.planner, options.configuration)
-    _write_model(results, Model(configuration=options.configuration, plan=plan, autoseg_version=__version__))
-    outcome = Outcome(warnings=few_cases(len(stored), len(splits)))
-    for fold, split in folds.items():
-        job = training.FoldJob(
+    device = choose_device(options.device)
+    jobs = {
+        fold: training.FoldJob(
             store=store,
             plan=plan,
             configuration=options.configuration,
             recipe=options.recipe,
             split=split,
             folder=fold_folder(results, fold),
-            device=choose_device(options.device),
+            device=device,
             loaders=options.loaders,
         )
+        for fold, split in folds.items()
+    }
+    for job in jobs.values():  # whatever is refused is refused before the first fold takes its hours
+        training.check_fold(job)
+    _write_model(results, Model(configuration=options.configuration, plan=plan, autoseg_version=__version__))
+    outcome = Outcome(warnings=few_cases(len(stored), len(splits)))
+    for fold, job in jobs.items():
         try:
             outcome.facts[f"fold_{fold}"] = _train_and_validate(dataset, job, fold, results, options, progress)
         except DataError as error:
             outcome.problems += error.problems
-        except UsageError:
-            raise
-        except AutosegError as error:
+        except (AutosegError, OSError) as error:
             outcome.problems.append(
                 Problem(case=f"fold_{fold}", found=str(error), next="then run the same command again")
             )
@@ -147,13 +154,22 @@ def _pool_cross_validation(results: Path, n_folds: int, outcome: Outcome) -> Non
     outcome.facts["crossval_table"] = evaluation.score_table(scores)
 
 
+def _stored_cases(dataset: Dataset, plan: Plan, configuration: str, store: Path) -> set[str]:
+    """Cases that are stored as this plan wants them, from the images as they are now."""
+    cases = CaseStore(store)
+    return {case.id for case in dataset.cases.values() if cases.has(case.id, store_key(plan, configuration, case))}
+
+
 def _write_model(results: Path, model: Model) -> None:
     """Write model.json; refuses when folds were begun there by a plan that their weights would not fit."""
     path = results / "model.json"
     if path.is_file() and any(results.glob("fold_*/*.safetensors")):
         old, new = Model.read(path).plan, model.plan
         name = model.configuration
-        decisions = [(p.configurations[name], p.transpose_forward, p.labels, p.channel_names) for p in (old, new)]
+        decisions = [
+            (p.configurations.get(name), p.transpose_forward, p.labels, p.channel_names, p.intensities)
+            for p in (old, new)
+        ]
         if decisions[0] != decisions[1]:
             raise UsageError(f"{results} holds folds of another plan; move that folder away, then train again")
     model.write(path)

@@ -60,7 +60,12 @@ def predict(
             found = prediction.predict_case(ensemble, case, path, step=options.step)
             record.add(case.id, key=key, seconds=time.monotonic() - started, facts=found)
             n_new += 1
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            todo = "check that the file can be read and the output folder written"
+            problems.append(Problem(case=case.id, file=str(error.filename or ""), found=str(error), next=todo))
         except DataError as error:
+            path.unlink(missing_ok=True)  # an older prediction must not pass for this one
             problems += [
                 Problem(case=p.case or case.id, file=p.file, found=p.found, next=p.next) for p in error.problems
             ]

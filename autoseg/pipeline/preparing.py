@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from autoseg import fingerprinting as fingerprinting_stage
 from autoseg import planning as planning_stage
 from autoseg import preprocessing as preprocessing_stage
 from autoseg.core.dataset import Dataset, DatasetJson, read_dataset
-from autoseg.core.errors import UsageError
+from autoseg.core.errors import DataError, UsageError
 from autoseg.core.files import content_key
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan
@@ -35,11 +37,19 @@ class Options:
 
 
 def plan_and_preprocess(
-    folder: Path, workspace: Workspace, options: Options, *, progress: Progress = silent
+    folder: Path, workspace: Workspace, options: Options, *, clean: bool = False, progress: Progress = silent
 ) -> tuple[Plan, Outcome]:
-    """Check, fingerprint, plan, preprocess: from a raw folder to a case store."""
+    """Check, fingerprint, plan, preprocess: from a raw folder to a case store.
+
+    Args:
+        clean: first delete what was measured, and the case stores of this planner. Plans and splits are kept.
+    """
     dataset = read_dataset(folder)
     _check_options(options, workspace.plan(dataset.name, options.planner))
+    if clean:
+        top = workspace.fingerprint(dataset.name).parent
+        for made in (top / "measured", *top.glob(f"{options.planner}__*")):
+            shutil.rmtree(made, ignore_errors=True)
     fingerprint, measured = extract_fingerprint(dataset, workspace, workers=options.workers, progress=progress)
     plan, planned_now = make_plan(dataset.name, dataset.json, fingerprint, workspace, options)
     stored = preprocess(dataset, plan, workspace, options, cases=fingerprint.cases, progress=progress)
@@ -75,9 +85,6 @@ def make_plan(
         known = Plan.read(path)
         if known.fingerprint_key == made_from:
             return known, False
-        old = path.with_suffix(".old.json")
-        known.write(old)
-        log.info("%s was made from other data or options and is planned anew; the old one is %s", path, old.name)
     plan = planning_stage.plan(
         fingerprint,
         declaration,
@@ -86,6 +93,11 @@ def make_plan(
         gpu_memory_gb=options.gpu_memory_gb,
         spacing_mm=options.spacing_mm,
     ).with_changes(fingerprint_key=made_from)
+    if path.is_file():
+        numbers = (f".old{n}.json" for n in itertools.count(1))
+        old = next(p for p in map(path.with_suffix, numbers) if not p.exists())
+        path.replace(old)
+        log.info("%s was made from other data or options and is planned anew; the old one is now %s", path, old.name)
     plan.write(path)
     return plan, True
 
@@ -113,7 +125,11 @@ def preprocess(
         workers=workers_of(dataset, options.workers),
         progress=counter,
     )
-    splits = splits_of(dataset, workspace.splits(dataset.name), cases=set(done)) if done else []
+    splits = []
+    try:
+        splits = splits_of(dataset, workspace.splits(dataset.name), cases=usable_cases(dataset, workspace))
+    except DataError as error:
+        problems += error.problems
     warnings = few_cases(len(done), len(splits))
     facts = {
         "configurations": names,
@@ -130,6 +146,12 @@ def read_plan(workspace: Workspace, dataset: str, planner: str) -> Plan:
     if not path.is_file():
         raise UsageError(f"there is no plan {path}; run autoseg_plan_and_preprocess -d {dataset} first")
     return Plan.read(path)
+
+
+def usable_cases(dataset: Dataset, workspace: Workspace) -> set[str]:
+    """Cases that the splits are made of: those that were measured without a defect, prepared yet or not."""
+    path = workspace.fingerprint(dataset.name)
+    return set(Fingerprint.read(path).cases if path.is_file() else dataset.cases) & set(dataset.cases)
 
 
 def _check_options(options: Options, plan: Path) -> None:

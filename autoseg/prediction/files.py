@@ -84,11 +84,11 @@ def predict_case(
 
 def asked_cases(folder: Path) -> set[str] | None:
     """Ids of the cases that a prediction folder was to hold, failed ones included; None without a prediction.json."""
-    records = sorted(folder.glob("prediction*.json"))
+    records = sorted([*folder.glob(RECORD), *folder.glob("prediction_part*of*.json")])
     if not records:
         return None
     values = [_read_record(path) for path in records]
-    return {case for value in values for case in (*value["cases"], *(f["case"] for f in value["failures"]))}
+    return {case for value in values for case in (*value["cases"], *(f["case"] for f in value["failures"])) if case}
 
 
 def _read_record(path: Path) -> dict[str, Any]:

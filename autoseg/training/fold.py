@@ -25,7 +25,8 @@ from autoseg.io.case_store import CaseStore
 from autoseg.io.weights import load_weights
 from autoseg.training.augmentation import crop_size, rules_for
 from autoseg.training.loader import batches
-from autoseg.training.optimizer import learning_rate
+from autoseg.training.losses import losses
+from autoseg.training.optimizer import learning_rate, optimizers, schedules
 from autoseg.training.run import Run
 from autoseg.training.sampling import CropRules
 
@@ -173,6 +174,19 @@ def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob, facts: 
         at.best_dice = at.smoothed_dice
         run.save_weights(job.folder / "weights_best.safetensors", facts=facts)
     return row
+
+
+def check_fold(job: FoldJob) -> None:
+    """Refuse what `train_fold` would refuse, without starting anything.
+
+    Raises:
+        UsageError: an unknown optimizer, schedule or loss, or a folder that holds a fold of other settings or data.
+    """
+    recipe = job.recipe
+    names = [(optimizers, recipe.optimizer), (schedules, recipe.schedule)]
+    for registry, name in [*names, (losses, recipe.loss)] if recipe.loss != "auto" else names:
+        _ = registry[name]
+    _is_finished(job.folder, recipe, made_from=_facts(job)["made_from"])
 
 
 def _facts(job: FoldJob) -> dict[str, Any]:

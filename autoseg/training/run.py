@@ -150,7 +150,8 @@ class Run:
             index, key = name.split(".")
             states.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
-        self.scaler.load_state_dict(facts["scaler"])
+        if facts["scaler"]:  # empty when the run began in another precision
+            self.scaler.load_state_dict(facts["scaler"])
         self.at = Counters(**facts["counters"])
 
     def save_weights(self, path: Path, *, facts: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ import sys
 import numpy as np, torch, skimage, scipy.ndimage
 from pathlib import Path
 from autoseg.core.labels import LabelScheme
-from autoseg.ops.resample import resize_matrix
 from autoseg.prediction.decode import decode_stream
 from autoseg.prediction.sliding_window import stream_logits
 
@@ -24,6 +23,7 @@ def high_water_mark():
 
 classes, grid, patch, native = {classes}, {grid}, {patch}, {native}
 torch.set_num_threads(2)
+torch.manual_seed(0)
 names = {{"background": 0, **{{f"label {{i}}": i for i in range(1, classes)}}}}
 network = torch.nn.Conv3d(1, classes, 1)
 with torch.no_grad():
