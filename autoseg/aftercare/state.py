@@ -53,9 +53,6 @@ def status(folder: Path, workspace: Workspace) -> tuple[list[ConfigurationStatus
     folder_of_plans = workspace.plan(dataset.name, "default").parent
     current = (path for path in folder_of_plans.glob("[!.]*.json") if ".old" not in path.name)
     plans = sorted(current, key=lambda path: (path.stem != "default", path.stem))
-        (p for p in folder_of_plans.glob("[!.]*.json") if ".old" not in p.name),
-        key=lambda path: (path.stem != "default", path.stem),
-    )
     found = [
         _configuration_status(dataset, workspace, plan.planner, configuration)
         for plan in map(Plan.read, plans)

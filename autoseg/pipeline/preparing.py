@@ -41,8 +41,7 @@ def plan_and_preprocess(
 ) -> tuple[Plan, Outcome]:
     """Check, fingerprint, plan, preprocess: from a raw folder to a case store.
 
-    Args:
-        clean: first delete what was measured, and the case stores of this planner. Plans and splits are kept.
+    With `clean`, what was measured and this planner's case stores are deleted first; plans and splits are kept.
     """
     dataset = read_dataset(folder)
     _check_options(options, workspace.plan(dataset.name, options.planner))
