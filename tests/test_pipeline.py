@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from autoseg.cli import evaluate, plan_and_preprocess, predict, train
+from autoseg.core.scores import validation_scores
 from autoseg.phantoms import write_phantoms
 
 pytestmark = pytest.mark.slow
@@ -97,6 +98,17 @@ def test_a_second_run_of_every_command_does_nothing_twice(finished: Finished) ->
         assert not again.trained[f"fold_{i}"]["validated_now"]
     assert again.predicted["predicted_now"] == 0
     assert before == {path: path.stat().st_mtime_ns for path in finished.workspace.rglob("*.safetensors")}
+
+
+def test_a_fold_whose_weights_changed_is_validated_again_and_not_pooled_before(finished: Finished) -> None:
+    scores = validation_scores(finished.model / "fold_0")
+    assert scores is not None
+    other = finished.workspace / "other" / "fold_0"
+    shutil.copytree(finished.model / "fold_0", other)
+    assert validation_scores(other) == scores
+    shutil.copy(finished.model / "fold_1" / "weights.safetensors", other)
+    assert validation_scores(other) is None
+    shutil.rmtree(other.parent)
 
 
 def test_the_files_of_the_contract_are_there(finished: Finished) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from autoseg import training
 from autoseg.core.dataset import Dataset, read_dataset
-from autoseg.core.files import content_key
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import RECIPES, Recipe
-from autoseg.core.scores import Scores
+from autoseg.core.scores import Scores, validation_scores
 from autoseg.core.splits import default_splits, read_splits
 from autoseg.core.workspace import Workspace, fold_folder
 from autoseg.io.case_store import CaseStore
@@ -102,15 +101,13 @@ def _fold_status(results: Path, fold: str, train: tuple[str, ...]) -> FoldStatus
     begun = next((path for path in recipes if path.is_file()), None)
     recipe = Recipe.read(begun) if begun is not None else RECIPES["default"]
     epochs_done = len(training.read_log(folder / "log.jsonl"))
-    weights, validation = folder / "weights.safetensors", folder / "validation"
-    score, note = validation / "summary.json", validation / ".made_from"
     mean_dice: float | None = None
     if not (folder / "recipe.json").is_file():
         state = "not begun"
-    elif not weights.is_file() or epochs_done < recipe.epochs:
+    elif not (folder / "weights.safetensors").is_file() or epochs_done < recipe.epochs:
         state = "not finished"
-    elif score.is_file() and note.is_file() and note.read_text() == content_key(files=[weights]):
-        state, mean_dice = "validated", Scores.read(score).mean_dice
+    elif scores := validation_scores(folder):
+        state, mean_dice = "validated", scores.mean_dice
     else:
         state = "not validated"
     named = next((name for name, known in RECIPES.items() if known == recipe), str(begun))

@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-o", dest="target", type=Path, default=Path("autoseg_demo_output"), metavar="DIR", help="where to"
     )
-    parser.add_argument("--epochs", type=int, default=EPOCHS, metavar="N", help=f"epochs per fold (default {EPOCHS})")
+    parser.add_argument(
+        "--epochs", type=options.positive, default=EPOCHS, metavar="N", help=f"epochs per fold (default {EPOCHS})"
+    )
     options.add_device(parser)
     return run(parser, _act, argv)
 
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.core.recipe import RECIPES
     from autoseg.core.workspace import Workspace
+    from autoseg.nets.device import choose_device
     from autoseg.phantoms import write_phantoms
     from autoseg.pipeline import (
         Options,
@@ -48,6 +51,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         train,
     )
 
+    choose_device(args.device)  # what is refused is refused before any work
     started = time.monotonic()
     top = args.target
     workspace = Workspace(raw=top / "raw", preprocessed=top / "preprocessed", results=top / "results")

@@ -52,10 +52,9 @@ def load_plugin(args: argparse.Namespace) -> None:
     try:
         if args.plugin:
             importlib.import_module(args.plugin)
-    except ImportError as error:
-        raise UsageError(
-            f"--plugin {args.plugin} cannot be imported ({error}); give the name of an installed module"
-        ) from error
+    except Exception as error:  # a module of the user's own may fail in any way
+        what = f"{type(error).__name__}: {error}"
+        raise UsageError(f"--plugin {args.plugin} cannot be imported ({what}); mend it or install it") from error
 
 
 def add_planner(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +106,13 @@ def count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return number
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up."""
+    if count(text) == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
 
 
 def dataset_name(args: argparse.Namespace) -> str:

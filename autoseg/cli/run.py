@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import textwrap
 import traceback
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from autoseg.core.errors import Problem
     from autoseg.pipeline import Outcome
 
-OK, FAILED, WRONG_CALL, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, WRONG_CALL = 0, 1, 2
 
 
 def run(
@@ -40,8 +41,12 @@ def run(
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Threads that spin while they wait for others double the cost of every step when a machine is shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from autoseg.core.errors import AutosegError, DataError, UsageError
+    from autoseg.core.errors import AutosegError, DataError, Interrupted, UsageError
 
+    def stop(number: int, _: object) -> None:
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGTERM, stop)  # as Ctrl-C: workers are ended and half-written files removed on the way out
     try:
         outcome, text = action(args)
     except UsageError as error:
@@ -51,21 +56,11 @@ def run(
         return _fail(args, FAILED, [table], {"problems": [vars(p) for p in error.problems]})
     except AutosegError as error:
         return _fail(args, FAILED, [str(error)], {"error": str(error)})
-    except KeyboardInterrupt:
-        return _fail(
-            args,
-            INTERRUPTED,
-            ["interrupted; run the same command again to continue"],
-            {"error": "interrupted"},
-        )
+    except KeyboardInterrupt as error:
+        what = str(error) or "interrupted"
+        code = 128 + getattr(error, "signal", signal.SIGINT)
+        return _fail(args, code, [f"{what}; run the same command again to continue"], {"error": what})
     except Exception as error:
-        if type(error).__name__ == "Interrupted":
-            return _fail(
-                args,
-                128 + error.signal,
-                [f"{error}; run the same command again to continue"],
-                {"error": str(error)},
-            )  # type: ignore[attr-defined]
         if args.debug:
             raise
         what = f"{type(error).__name__}: {error}"

@@ -103,7 +103,8 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         if fold.startswith("fold_"):
             done = "trained" if facts["trained_now"] else "was trained before"
             score = "-" if facts["mean_dice"] is None else f"{facts['mean_dice']:.3f}"
-            lines.append(f"{fold}: {done}, validation mean Dice {score}")
+            scored = "its own training cases" if fold == "fold_all" else "validation"
+            lines.append(f"{fold}: {done}, {scored} mean Dice {score}")
     if "crossval_table" in outcome.facts:
         lines += ["cross-validation, all folds pooled:", outcome.facts["crossval_table"]]
     lines.append(str(workspace.model(folder.name, args.planner, args.configuration)))

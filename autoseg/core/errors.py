@@ -5,7 +5,7 @@
     |-- DataError         something is wrong with data or files: exit code 1, one Problem per defect
     `-- DeviceError       the hardware cannot do what was asked: exit code 1
 
-A message says what it is about, what was found, and what to do next.
+A message says what it is about, what was found, and what to do next. Interrupted stands apart: it is nobody's mistake.
 """
 
 from __future__ import annotations
@@ -38,6 +38,17 @@ class UsageError(AutosegError):
 
 class DeviceError(AutosegError):
     """The machine lacks what the call asks for."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The program was asked to stop by a signal, whose number is in `signal`.
+
+    A KeyboardInterrupt, so that no guard around a single case takes it for that case's failure.
+    """
+
+    def __init__(self, number: int, text: str = "interrupted") -> None:
+        super().__init__(text)
+        self.signal = number
 
 
 class DataError(AutosegError):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
+from autoseg.core.files import content_key, write_bytes
 from autoseg.core.records import Record
 
 
@@ -43,3 +46,21 @@ class Scores(Record):
     mean_dice: float | None
     missing: list[str] = Field(default_factory=list)
     rules: str = " ".join((LabelScores.__doc__ or "").split())
+
+
+def validation_scores(fold: Path) -> Scores | None:
+    """Scores of a fold's validation cases; None unless they belong to the weights that the fold has now."""
+    scores, note, weights = _validation_files(fold)
+    if not all(path.is_file() for path in (scores, note, weights)) or note.read_text() != content_key(files=[weights]):
+        return None
+    return Scores.read(scores)
+
+
+def mark_validated(fold: Path) -> None:
+    """Note that the scores in a fold's folder belong to its weights."""
+    _, note, weights = _validation_files(fold)
+    write_bytes(note, content_key(files=[weights]).encode())
+
+
+def _validation_files(fold: Path) -> tuple[Path, Path, Path]:
+    return fold / "validation" / "summary.json", fold / "validation" / ".made_from", fold / "weights.safetensors"

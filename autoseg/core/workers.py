@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -39,6 +41,7 @@ class WorkerKilled(AutosegError):  # noqa: N818
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 MEMORY_INFO = Path("/proc/meminfo")
+PR_SET_PDEATHSIG = 1
 
 
 def available_cpus() -> int:
@@ -138,19 +141,40 @@ def _outcome(future: Future[Outcome[Job, Result]], job: Job) -> Outcome[Job, Res
 def _pool(workers: int) -> ProcessPoolExecutor:
     # spawn: a forked copy of a process with running threads (torch, Blosc2) can hang
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 
-def _one_thread() -> None:
+def end_with_parent() -> None:
+    """Called inside a worker: a killed parent must not leave it behind, waiting forever (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # it died before the line above
+            os._exit(1)
+
+
+def _start_worker() -> None:
+    end_with_parent()
     # The pool fills the cores; threads inside its processes would only fight for them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, ends the pool
+    signal.signal(signal.SIGTERM, _terminate)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"):
         os.environ[name] = "1"
+
+
+class _Terminated(BaseException):
+    """The parent ends the pool: raised in a running job so that it removes its half-written files."""
+
+
+def _terminate(number: int, _: object) -> None:
+    raise _Terminated(number)
 
 
 def _guarded(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result]:
     try:
         return Outcome(job=job, result=function(job))
+    except _Terminated as end:
+        os._exit(128 + end.args[0])  # an exception would be taken for the job's result, and the next job begun
     except Exception as error:
         return Outcome(job=job, error=_portable(error), traceback=traceback.format_exc())
 

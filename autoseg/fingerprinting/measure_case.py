@@ -13,7 +13,7 @@ from autoseg.core.dataset import Case
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import content_key, whole_file
 from autoseg.core.labels import LabelScheme
-from autoseg.io.images import read_case
+from autoseg.io.images import read_case, with_data_files
 from autoseg.ops.crop import bounding_box, crop, nonzero_mask
 
 MEASURE_VERSION = 2
@@ -54,7 +54,7 @@ def measure_case(job: MeasureJob) -> bool:
     Raises:
         DataError: all defects of the case.
     """
-    key = content_key(MEASURE_VERSION, job.labels.declared, files=job.case.files)
+    key = content_key(MEASURE_VERSION, job.labels.declared, files=with_data_files(job.case.files))
     known = _load(job.path)
     # max_samples changes with the number of cases, which matters to cases with more voxels only
     if known and (known.key, known.samples.shape[1]) == (key, min(known.n_foreground, job.max_samples)):

@@ -14,9 +14,10 @@ from autoseg.core.errors import DataError, Problem
 from autoseg.core.geometry import Geometry
 from autoseg.core.labels import LabelScheme
 from autoseg.io.label_file import write_labels
+from autoseg.io.text_header import with_data_files
 from autoseg.io.volume_file import read_geometry, read_volume
 
-__all__ = ["LoadedCase", "read_case", "read_geometry", "read_volume", "write_labels"]
+__all__ = ["LoadedCase", "read_case", "read_geometry", "read_volume", "with_data_files", "write_labels"]
 
 MOST_LISTED = 8
 

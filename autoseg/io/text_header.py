@@ -8,6 +8,7 @@ Sources: teem.sourceforge.net/nrrd/format.html, and the MetaIO documentation at 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,26 @@ def parse_text_header(first: bytes) -> TextHeader:
     return TextHeader(fields=fields, end=end)
 
 
+def with_data_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Image files, each followed by the file that a detached header (.mhd, .nhdr) names for its voxels.
+
+    Lists and number patterns of data files are not followed.
+    """
+    for path in paths:
+        yield path
+        if path.name.lower().endswith((".mhd", ".nhdr")) and path.is_file():
+            with open(path, "rb") as stream:
+                name = _data_file(parse_text_header(stream.read(LONGEST_HEADER)).fields)
+            if name and name.lower() != "local" and (path.parent / name).is_file():
+                yield path.parent / name
+
+
+def _data_file(fields: dict[str, str]) -> str:
+    """Name of the one file with the voxels, "local" for the header's own; empty for lists and number patterns."""
+    name = fields.get("elementdatafile", fields.get("data file", fields.get("datafile", "local")))
+    return "" if "%" in name or re.match(r"list\b", name, flags=re.IGNORECASE) else name
+
+
 def check_compressed_data(path: Path, *, n_bytes: int) -> None:
     """Verify the checksum and length of the compressed voxels of a NRRD or MetaImage; others pass unseen.
 
@@ -59,18 +80,16 @@ def check_compressed_data(path: Path, *, n_bytes: int) -> None:
     with open(path, "rb") as stream:
         header = parse_text_header(stream.read(LONGEST_HEADER))
     fields = header.fields
+    data_file = _data_file(fields)
     if "elementdatafile" in fields:
         compressed = fields.get("compresseddata", "").lower().startswith(("t", "1"))
-        data_file = fields["elementdatafile"]
         if compressed and data_file.lower() == "local" and not fields.get("compresseddatasize", "0").strip("0"):
             found = "is compressed but has no CompressedDataSize in its header, so its end is unknown"
             raise DataError(Problem(case="", file=path.name, found=found, next="save it again with another program"))
     else:
         compressed = fields.get("encoding", "").lower() in ("gzip", "gz")
-        data_file = fields.get("data file", fields.get("datafile", "local"))
         compressed = compressed and all(fields.get(f"{unit} skip", "0") == "0" for unit in ("line", "byte"))
-    # Lists and number patterns of data files are left to SimpleITK.
-    if not compressed or "%" in data_file or re.match(r"list\b", data_file, flags=re.IGNORECASE):
+    if not compressed or not data_file:  # lists and number patterns are left to SimpleITK
         return
     local = data_file.lower() == "local"
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -29,6 +30,16 @@ def choose_device(name: str | None) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UsageError(f"--device {name} is not supported; give cpu, cuda, cuda:1 or mps")
     return device
+
+
+@contextmanager
+def enough_memory(todo: str) -> Iterator[None]:
+    """In this context a device without memory left is a DeviceError that ends in `todo`."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        found = str(error).partition(" GPU ")[0]  # the rest advises programmers
+        raise DeviceError(f"the memory of the GPU does not suffice ({found}); {todo}") from error
 
 
 def choose_precision(device: torch.device, wanted: str = "auto") -> str:

@@ -10,14 +10,13 @@ from typing import Any
 from autoseg import __version__, evaluation, prediction, reporting, training
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
-from autoseg.core.files import content_key
 from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
-from autoseg.core.scores import Scores
+from autoseg.core.scores import Scores, mark_validated, validation_scores
 from autoseg.core.splits import Split, splits_of
 from autoseg.core.workspace import Workspace, fold_folder
 from autoseg.io.case_store import CaseStore
-from autoseg.nets.device import choose_device
+from autoseg.nets.device import choose_device, enough_memory
 from autoseg.pipeline.outcome import Outcome, Progress, few_cases, few_workers, silent
 from autoseg.pipeline.preparing import read_plan, usable_cases
 from autoseg.preprocessing.prepare_case import store_key
@@ -73,7 +72,8 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
     outcome = Outcome(warnings=few_cases(len(stored), len(splits)))
     for fold, job in jobs.items():
         try:
-            outcome.facts[f"fold_{fold}"] = _train_and_validate(dataset, job, fold, results, options, progress)
+            with enough_memory("plan for less with autoseg_plan --gpu_memory_gb, or close what else uses it"):
+                outcome.facts[f"fold_{fold}"] = _train_and_validate(dataset, job, fold, results, options, progress)
         except DataError as error:
             outcome.problems += error.problems
         except (AutosegError, OSError) as error:
@@ -97,15 +97,11 @@ def _train_and_validate(
     )
     rows = training.read_log(job.folder / "log.jsonl")
     reporting.curve_picture(rows, job.folder / "progress.png", label_names=list(dataset.labels.foreground))
-    validation = job.folder / "validation"
-    weights = job.folder / "weights.safetensors"
-    key = content_key(files=[weights])
-    note = validation / ".made_from"
-    if (validation / "summary.json").is_file() and note.is_file() and note.read_text() == key:
-        scores, validated_now = Scores.read(validation / "summary.json"), False
-    else:
-        scores, validated_now = _validate(dataset, job, fold, results, options, progress), True
-        note.write_text(key)
+    scores = validation_scores(job.folder)
+    validated_now = scores is None
+    if scores is None:
+        scores = _validate(dataset, job, fold, results, options, progress)
+        mark_validated(job.folder)
     return {"trained_now": trained_now, "validated_now": validated_now, "mean_dice": scores.mean_dice}
 
 
@@ -145,10 +141,10 @@ def _validate(
 
 def _pool_cross_validation(results: Path, n_folds: int, outcome: Outcome) -> None:
     """Pool the scores of all folds into crossval/ once every fold is validated."""
-    summaries = [fold_folder(results, fold) / "validation" / "summary.json" for fold in range(n_folds)]
-    if not n_folds or not all(path.is_file() for path in summaries):
+    folds = [scores for fold in range(n_folds) if (scores := validation_scores(fold_folder(results, fold)))]
+    if not n_folds or len(folds) < n_folds:
         return
-    scores = evaluation.pool_scores([Scores.read(path) for path in summaries])
+    scores = evaluation.pool_scores(folds)
     evaluation.write_scores(scores, results / "crossval")
     outcome.facts["crossval_mean_dice"] = scores.mean_dice
     outcome.facts["crossval_table"] = evaluation.score_table(scores)

@@ -10,7 +10,8 @@ from autoseg import __version__, prediction
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import content_key
 from autoseg.core.workspace import fold_folder
-from autoseg.nets.device import choose_device
+from autoseg.io.images import with_data_files
+from autoseg.nets.device import choose_device, enough_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
 
 
@@ -53,11 +54,12 @@ def predict(
         progress("predict", number, len(cases), case.id)
         path = target / f"{case.id}{ensemble.plan.file_ending}"
         try:
-            key = content_key(model_key, files=case.images)
+            key = content_key(model_key, files=with_data_files(case.images))
             if path.is_file() and record.key_of(case.id) == key and not options.overwrite:
                 continue
             started = time.monotonic()
-            found = prediction.predict_case(ensemble, case, path, step=options.step)
+            with enough_memory("close what else uses it, or predict with --device cpu"):
+                found = prediction.predict_case(ensemble, case, path, step=options.step)
             record.add(case.id, key=key, seconds=time.monotonic() - started, facts=found)
             n_new += 1
         except OSError as error:

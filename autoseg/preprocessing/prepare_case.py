@@ -14,7 +14,7 @@ from autoseg.core.files import content_key
 from autoseg.core.labels import LabelScheme
 from autoseg.core.plan import Plan
 from autoseg.io.case_store import CaseMeta, CaseStore
-from autoseg.io.images import read_case
+from autoseg.io.images import read_case, with_data_files
 from autoseg.ops.case_transform import prepare
 
 STORE_VERSION = 1
@@ -36,7 +36,7 @@ def store_key(plan: Plan, configuration: str, case: Case) -> str:
     c = plan.configuration(configuration)
     decisions = (c.spacing_mm, c.normalization, c.use_mask_for_norm, plan.transpose_forward, plan.labels)
     used = [i.model_dump() for i, scheme in zip(plan.intensities, c.normalization, strict=True) if scheme == "ct"]
-    return content_key(STORE_VERSION, *decisions, used, files=case.files)
+    return content_key(STORE_VERSION, *decisions, used, files=with_data_files(case.files))
 
 
 def prepare_case(job: PrepareJob) -> list[str]:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from autoseg.training.fold import FoldJob, Interrupted, check_fold, read_log, train_fold
+from autoseg.training.fold import FoldJob, check_fold, read_log, train_fold
 
-__all__ = ["FoldJob", "Interrupted", "check_fold", "read_log", "train_fold"]
+__all__ = ["FoldJob", "check_fold", "read_log", "train_fold"]

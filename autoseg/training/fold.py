@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoseg.core.errors import UsageError
+from autoseg.core.errors import Interrupted, UsageError
 from autoseg.core.files import content_key, write_bytes
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
@@ -25,21 +25,14 @@ from autoseg.io.case_store import CaseStore
 from autoseg.io.weights import load_weights
 from autoseg.training.augmentation import crop_size, rules_for
 from autoseg.training.loader import batches
-from autoseg.training.losses import losses
+from autoseg.training.objective import loss_for
 from autoseg.training.optimizer import learning_rate, optimizers, schedules
 from autoseg.training.run import Run
 from autoseg.training.sampling import CropRules
 
 VALIDATION_STREAM = 1  # keeps validation crops apart from training crops of the same seed
 SMOOTHING = 0.9
-
-
-class Interrupted(Exception):  # noqa: N818
-    """Training was asked to stop; its state is saved. `signal` tells by what."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by signal {number}; the state is saved")
-        self.signal = number
+STATE_SAVED = "interrupted, with the state of training saved"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +94,13 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
                     run.save(state, facts=facts)
                     saved = time.monotonic()
                 if stopped:
-                    raise Interrupted(stopped[0])
+                    raise Interrupted(stopped[0], STATE_SAVED)
             log.append(_finish_epoch(run, val, job, facts))
             run.save(state, facts=facts)
             saved = time.monotonic()
         run.save_weights(folder / "weights.safetensors", facts=facts)
     if stopped:
-        raise Interrupted(stopped[0])
+        raise Interrupted(stopped[0], STATE_SAVED)
     return True
 
 
@@ -180,12 +173,11 @@ def check_fold(job: FoldJob) -> None:
     """Refuse what `train_fold` would refuse, without starting anything.
 
     Raises:
-        UsageError: an unknown optimizer, schedule or loss, or a folder that holds a fold of other settings or data.
+        UsageError: an unknown optimizer, schedule or loss, a loss that is not for these labels, or a folder that holds
+            a fold of other settings or data.
     """
     recipe = job.recipe
-    names = [(optimizers, recipe.optimizer), (schedules, recipe.schedule)]
-    for registry, name in [*names, (losses, recipe.loss)] if recipe.loss != "auto" else names:
-        _ = registry[name]
+    _ = optimizers[recipe.optimizer], schedules[recipe.schedule], loss_for(job.plan.scheme, recipe)
     _is_finished(job.folder, recipe, made_from=_facts(job)["made_from"])
 
 

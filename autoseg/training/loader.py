@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,9 +11,8 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from numpy.typing import NDArray
 
 from autoseg.core.errors import DeviceError
+from autoseg.core.workers import end_with_parent
 from autoseg.training.sampling import CropRules, read_batch
-
-PR_SET_PDEATHSIG = 1
 
 
 class StepReader:
@@ -35,12 +30,7 @@ class StepReader:
         # step that is running needs them until the state is saved.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if sys.platform == "linux":
-            # A killed parent must not leave workers behind that wait for it forever.
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            parent = multiprocessing.parent_process()
-            if parent is not None and not parent.is_alive():  # it died before the line above
-                os._exit(1)
+        end_with_parent()
 
     def __iter__(self) -> StepReader:
         return self

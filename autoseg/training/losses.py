@@ -14,7 +14,8 @@ from autoseg.core.registry import Registry
 SMOOTH = 1e-5
 SMALLEST_DENOMINATOR = 1e-8
 
-losses: Registry[Callable[..., Tensor]] = Registry("loss")
+losses: Registry[Callable[..., Tensor]] = Registry("loss")  # over exclusive labels
+region_losses: Registry[Callable[..., Tensor]] = Registry("loss for regions")
 
 
 @losses.register("dice_ce")
@@ -67,7 +68,7 @@ def dice_ce_balanced(logits: Tensor, target: Tensor, *, batch_dice: bool, ignore
     return unweighted - plain / counts.sum().clamp(min=1) + cross_entropy
 
 
-@losses.register("dice_bce")
+@region_losses.register("dice_bce")
 def dice_bce(logits: Tensor, target_regions: Tensor, *, batch_dice: bool, mask: Tensor | None = None) -> Tensor:
     """Binary cross-entropy (mean over annotated voxels and regions) minus the mean soft Dice of all regions.
 

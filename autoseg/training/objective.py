@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from autoseg.core.labels import LabelScheme
 from autoseg.core.plan import Configuration
 from autoseg.core.recipe import Recipe
-from autoseg.training.losses import losses, with_deep_supervision
+from autoseg.training.losses import losses, region_losses, with_deep_supervision
 
 
 class Objective:
     """Loss over (outputs, labels inside), for exclusive labels or regions, with the ignore label masked out."""
 
     def __init__(self, scheme: LabelScheme, configuration: Configuration, recipe: Recipe) -> None:
-        self.loss = with_deep_supervision(losses[_loss_name(scheme, recipe)])
+        self.loss = with_deep_supervision(loss_for(scheme, recipe))
         self.scheme = scheme
         self.batch_dice = configuration.batch_dice
         self.deep_supervision = recipe.deep_supervision
@@ -59,9 +59,9 @@ class Objective:
         return None if self.scheme.ignore_inside is None else label != self.scheme.ignore_inside
 
 
-def _loss_name(scheme: LabelScheme, recipe: Recipe) -> str:
-    if recipe.loss != "auto":
-        return recipe.loss
+def loss_for(scheme: LabelScheme, recipe: Recipe) -> Callable[..., torch.Tensor]:
+    """The recipe's loss for these labels. Raises UsageError when none of that name is for them."""
     if scheme.has_regions:
-        return "dice_bce"
-    return "dice_ce_balanced" if recipe.class_balance else "dice_ce"
+        return region_losses["dice_bce" if recipe.loss == "auto" else recipe.loss]
+    default = "dice_ce_balanced" if recipe.class_balance else "dice_ce"
+    return losses[default if recipe.loss == "auto" else recipe.loss]

@@ -66,12 +66,15 @@ def test_every_command_explains_its_options(command: str, capsys: Any) -> None:
         ("train", ["-d", "7", "--recipe", "quik"], "quick"),
         ("train", ["-d", "7", "--epochs", "0"], "epochs"),
         ("train", ["-d", "7", "--plugin", "no.such.module"], "no.such.module"),
+        ("train", ["-d", "7", "--plugin", "autoseg_test_broken_plugin"], "ZeroDivisionError"),
         ("plan", ["-d", "7"], "autoseg_extract_fingerprint"),
     ],
 )
 def test_wrong_calls_end_with_2_and_name_the_way_out(
-    workspace: Path, command: str, argv: list[str], word: str, capsys: Any
+    workspace: Path, command: str, argv: list[str], word: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (workspace / "autoseg_test_broken_plugin.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(str(workspace))
     assert call(command, *argv, "--workspace", workspace) == 2
     printed = capsys.readouterr()
     assert word in printed.err

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import pickle
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +60,13 @@ def kill(job):
 def nap(seconds):
     time.sleep(seconds)
     return os.getpid()
+
+def write_slowly(path):
+    from autoseg.core.files import whole_file
+    with whole_file(Path(path)) as temporary:
+        temporary.write_bytes(b"half")
+        print(os.getpid(), flush=True)
+        time.sleep(300)
 
 def threads(_):
     return os.environ["OMP_NUM_THREADS"]
@@ -148,6 +158,45 @@ def test_nobody_waits_for_the_jobs_of_an_abandoned_pool(jobs: Any) -> None:
     started = time.monotonic()
     outcomes.close()  # type: ignore[attr-defined]
     assert time.monotonic() - started < 30
+
+
+PARENT = """
+import signal, sys
+from autoseg.core.workers import supervised_map
+from pool_jobs import write_slowly
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(143))
+    list(supervised_map(write_slowly, [sys.argv[1] + "/first", sys.argv[1] + "/second"], workers=2))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_program_leaves_no_worker_and_if_asked_politely_no_half_file(
+    jobs: Any, tmp_path: Path, number: int
+) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    written = tmp_path / "written"
+    command = [sys.executable, str(tmp_path / "parent.py"), str(written)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        assert len([*written.iterdir()]) == 2
+        parent.send_signal(number)
+        parent.wait(30)
+    ended = time.monotonic() + 30
+    while any(_alive(worker) for worker in workers):
+        assert time.monotonic() < ended, "workers are left behind"
+        time.sleep(0.05)
+    assert len([*written.iterdir()]) == (0 if number == signal.SIGTERM else 2)
+
+
+def _alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/status")
+    try:
+        return "State:\tZ" not in status.read_text()
+    except OSError:
+        return False
 
 
 def test_data_errors_travel_with_their_problems() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import re
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from autoseg.core.errors import DataError
-from autoseg.io.images import read_geometry, read_volume
+from autoseg.io.images import read_geometry, read_volume, with_data_files
 
 RNG = np.random.default_rng(1)
 FLOATS = RNG.normal(size=(7, 6, 5)).astype(np.float32)
@@ -240,6 +241,24 @@ def test_a_header_without_its_data_file_is_refused(stored, ending):
     _data_file(path).unlink()
     with pytest.raises(DataError, match="cannot be read"):
         read_volume(path, case="a")
+
+
+@pytest.mark.parametrize("ending", [".nhdr", ".mhd", ".mha", ".nrrd"])
+def test_the_data_file_of_a_header_is_known(stored, ending):
+    path = stored(FLOATS, "a" + ending)
+    detached = ending in (".nhdr", ".mhd")
+    assert [*with_data_files([path, Path("b.nii.gz")])] == [
+        path,
+        *([_data_file(path)] if detached else []),
+        Path("b.nii.gz"),
+    ]
+
+
+def test_lists_and_patterns_of_data_files_are_not_followed(tmp_path):
+    for name in ("LIST", "slice_%03d.raw 0 9 1"):
+        path = tmp_path / "a.mhd"
+        path.write_text(f"ObjectType = Image\nNDims = 3\nElementDataFile = {name}\n")
+        assert [*with_data_files([path])] == [path]
 
 
 @pytest.mark.parametrize("name", ["missing.nii.gz", "folder.nrrd"])

@@ -7,7 +7,7 @@ import torch
 
 from autoseg.core.errors import DeviceError, UsageError
 from autoseg.nets import device as device_module
-from autoseg.nets.device import autocast, choose_device, choose_precision
+from autoseg.nets.device import autocast, choose_device, choose_precision, enough_memory
 
 CPU = torch.device("cpu")
 
@@ -57,3 +57,10 @@ def test_full_precision_needs_no_autocast() -> None:
     with autocast(CPU, "bf16"):
         assert torch.is_autocast_enabled("cpu")
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def test_a_full_device_is_told_in_words() -> None:
+    told = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+    found = r"memory of the GPU .*Tried to allocate 2.00 GiB\.\); close something"
+    with pytest.raises(DeviceError, match=found), enough_memory("close something"):
+        raise torch.cuda.OutOfMemoryError(told)

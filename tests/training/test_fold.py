@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.core.errors import DataError, DeviceError, UsageError
+from autoseg.core.errors import DataError, DeviceError, Interrupted, UsageError
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.splits import Split
 from autoseg.io.case_store import CaseStore
 from autoseg.io.weights import load_weights
 from autoseg.nets.build import build_network
-from autoseg.training import FoldJob, Interrupted, read_log, train_fold
+from autoseg.training import FoldJob, read_log, train_fold
 from autoseg.training.run import MAX_SKIPPED, Run
 
 MakePlan = Callable[..., Plan]
@@ -400,7 +400,8 @@ import torch
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.splits import Split
-from autoseg.training import FoldJob, Interrupted, train_fold
+from autoseg.core.errors import Interrupted
+from autoseg.training import FoldJob, train_fold
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

@@ -16,6 +16,7 @@ from autoseg.training.losses import (
     dice_bce,
     dice_ce,
     losses,
+    region_losses,
     sample_nearest,
     with_deep_supervision,
 )
@@ -253,4 +254,4 @@ def test_deep_supervision_samples_the_mask_as_the_target() -> None:
 
 def test_losses_are_found_by_name() -> None:
     assert losses["dice_ce"] is dice_ce
-    assert losses["dice_bce"] is dice_bce
+    assert region_losses["dice_bce"] is dice_bce

@@ -108,6 +108,14 @@ def test_the_loss_is_chosen_by_name(make_plan: MakePlan) -> None:
         objective_for(plan, loss="dice_cee")
 
 
+def test_a_loss_for_exclusive_labels_is_refused_for_regions_and_the_other_way_round(make_plan: MakePlan) -> None:
+    regions = make_plan(labels=REGIONS, regions_class_order=(1, 2, 4))
+    with pytest.raises(UsageError, match=r"unknown loss for regions 'dice_ce'; .*dice_bce"):
+        objective_for(regions, loss="dice_ce")
+    with pytest.raises(UsageError, match="unknown loss 'dice_bce'"):
+        objective_for(make_plan(labels=LABELS), loss="dice_bce")
+
+
 @pytest.mark.parametrize(
     ("declared", "order"),
     [(LABELS, ()), (IGNORING, ()), (REGIONS, (1, 2, 4)), ({**REGIONS, "ignore": 9}, (1, 2, 4))],
