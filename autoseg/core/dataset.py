@@ -116,8 +116,8 @@ def cases_in_folder(folder: Path, *, ending: str, n_channels: int, problems: lis
         raise DataError(Problem(case="", file=str(folder), found=found, next=todo))
     channels: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in sorted(folder.iterdir()):
-        if not path.name.endswith(ending) or path.name[0] == "." or path.is_dir():
-            continue  # hidden files are what other systems and killed programs leave behind
+        if not path.name.endswith(ending) or path.is_dir():
+            continue
         stem = path.name[: -len(ending)]
         match = re.fullmatch(r"(.*)_([0-9]{4})", stem, flags=re.DOTALL)
         if unsafe := unsafe_id(match[1] if match else stem):
@@ -217,8 +217,7 @@ def _warnings(folder: Path, declaration: DatasetJson, cases: dict[str, Case]) ->
     labels = folder / "labelsTr"
     if declaration.dataset is None and labels.is_dir():
         ending = declaration.file_ending
-        files = (path.name for path in labels.iterdir() if path.name[0] != ".")
-        stems = {name[: -len(ending)] for name in files if name.endswith(ending)}
+        stems = {path.name[: -len(ending)] for path in labels.iterdir() if path.name.endswith(ending)}
         for case in sorted(stems - set(cases)):
             file = ascii(f"labelsTr/{case}{ending}") if unsafe_id(case) else f"labelsTr/{case}{ending}"
             warnings.append(Problem(case="", file=file, found="has no image", next="it is ignored"))

@@ -82,6 +82,7 @@ def test_every_defect_is_told_at_once_and_the_good_cases_stay(raw: Raw) -> None:
         ("Twin", "", "differs from twin only in upper and lower case"),
         ("twin", "", "differs from Twin only in upper and lower case"),
         ("", "unnumbered.nii.gz", "the name has no channel number"),
+        ("", "'.hidden_0000.nii.gz'", "the case id begins with a dot"),
         ("", "'a..b_0000.nii.gz'", "the case id holds '..'"),
         ("", r"'tab\there_0000.nii.gz'", "the case id holds a control character or bytes that are no text"),
     }
