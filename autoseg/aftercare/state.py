@@ -53,7 +53,7 @@ def status(folder: Path, workspace: Workspace) -> tuple[list[ConfigurationStatus
     current = (path for path in folder_of_plans.glob("[!.]*.json") if ".old" not in path.name)
     plans = sorted(current, key=lambda path: (path.stem != "default", path.stem))
     found = [
-        _configuration_status(dataset, workspace, plan.planner, configuration)
+        _configuration_status(dataset, workspace, plan, configuration)
         for plan in map(Plan.read, plans)
         for configuration in plan.configurations
     ]
@@ -63,9 +63,10 @@ def status(folder: Path, workspace: Workspace) -> tuple[list[ConfigurationStatus
 
 
 def _configuration_status(
-    dataset: Dataset, workspace: Workspace, planner: str, configuration: str
+    dataset: Dataset, workspace: Workspace, plan: Plan, configuration: str
 ) -> ConfigurationStatus:
-    store = CaseStore(workspace.case_store(dataset.name, planner, configuration))
+    planner = plan.planner
+    store = CaseStore(workspace.case_store(dataset.name, planner, plan.stored_as(configuration)))
     stored = dataset.cases.keys() & set(store.case_ids())
     results = workspace.model(dataset.name, planner, configuration)
     crossval = results / "crossval" / "summary.json"

@@ -51,6 +51,6 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     path = workspace.fingerprint(name)
     if not path.is_file():
         raise UsageError(f"there is no {path}; run autoseg_extract_fingerprint -d {args.dataset} first")
-    made, now = make_plan(name, declaration, Fingerprint.read(path), workspace, wanted)
+    made, now, kept = make_plan(name, declaration, Fingerprint.read(path), workspace, wanted)
     text = f"{plan_table(made)}\n{workspace.plan(name, made.planner)} ({'made now' if now else 'unchanged'})"
-    return Outcome(facts=made.model_dump(mode="json")), text
+    return Outcome(facts=made.model_dump(mode="json"), warnings=kept), text

@@ -5,14 +5,26 @@ from __future__ import annotations
 from math import prod
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from autoseg.core.declaration import Labels, check_regions_order
 from autoseg.core.errors import UsageError
+from autoseg.core.files import content_key
 from autoseg.core.fingerprint import Intensities
 from autoseg.core.labels import LabelScheme
 from autoseg.core.records import Record, nearest
 
+NOTHING = {"inherits_from": None, "previous_stage": None}  # what needs no line in a plan file
+PREPARED_BY = ("spacing_mm", "normalization", "use_mask_for_norm")  # on which the preprocessed cases depend
 Normalization = Literal["ct", "zscore", "rescale_0_1", "rgb_0_1", "none"]
 
 
@@ -49,7 +61,12 @@ class Configuration(Record):
     `spacing_mm` and `patch_size` have two entries in 2d configurations, three otherwise. `mirror_axes` are
     axes of the patch; `mirror_label_pairs` holds label names that change places when the axis that separates
     left and right is mirrored. `reasons` says for each decision which rule made it and from which numbers.
+    In a plan file a configuration with `inherits_from` gives only what differs from that other one; in memory it is
+    complete. With `previous_stage` the segmentation of that configuration is a further input.
     """
+
+    inherits_from: str | None = None
+    previous_stage: str | None = None
 
     patch_size: list[PositiveInt] = Field(min_length=2, max_length=3)
     batch_size: PositiveInt
@@ -100,6 +117,7 @@ class Plan(Record):
     configurations: dict[str, Configuration]
     reasons: dict[str, str] = Field(default_factory=dict)
     fingerprint_key: str = ""
+    planned: dict[str, str] = Field(default_factory=dict)  # what each configuration was before anybody edited it
 
     @model_validator(mode="before")
     @classmethod
@@ -126,9 +144,36 @@ class Plan(Record):
             if len(configuration.normalization) != len(self.channel_names):
                 raise ValueError(f"configuration '{name}' must have one normalization per channel")
             swapped = {label for pair in configuration.mirror_label_pairs for label in pair}
+            if (stage := configuration.previous_stage) is not None and stage not in self.configurations:
+                hint = nearest(stage, [*self.configurations])
+                raise ValueError(f"previous_stage '{stage}' of '{name}' is no configuration; {hint}")
             if strangers := swapped - set(self.labels):
                 raise ValueError(f"mirror_label_pairs of '{name}' holds '{min(strangers)}', which is no label")
         return self
+
+    @model_serializer(mode="wrap")
+    def _shorten(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Inheriting configurations with what differs only, the others without empty keys."""
+        value: dict[str, Any] = whole(self)
+        shortened = {}
+        for name, fields in value["configurations"].items():
+            known = {**value["configurations"].get(fields["inherits_from"], NOTHING), "inherits_from": None}
+            shortened[name] = {k: v for k, v in fields.items() if k not in known or v != known[k]}
+        return {**value, "configurations": shortened}
+
+    def with_configurations_marked(self) -> Plan:
+        """This plan, knowing its configurations as they are now, so that `edited` tells what is changed later."""
+        return self.with_changes(planned={name: _key(facts) for name, facts in self._configurations_in_file.items()})
+
+    @property
+    def edited(self) -> dict[str, dict[str, Any]]:
+        """Configurations, as in the file, that somebody added or changed since they were planned."""
+        facts = self._configurations_in_file
+        return {name: fields for name, fields in facts.items() if _key(fields) != self.planned.get(name)}
+
+    @property
+    def _configurations_in_file(self) -> dict[str, dict[str, Any]]:
+        return self.model_dump(mode="json")["configurations"]  # type: ignore[no-any-return]
 
     @property
     def transpose_backward(self) -> tuple[int, int, int]:
@@ -146,6 +191,16 @@ class Plan(Record):
         declared = {n: tuple(v) if isinstance(v, list) else v for n, v in self.labels.items()}
         return LabelScheme(declared=declared, regions_class_order=tuple(self.regions_class_order))
 
+    def stored_as(self, name: str) -> str:
+        """The configuration whose preprocessed cases serve this one too: itself, or one that it inherits them from."""
+        own = self.configuration(name)
+        while (parent := self.configurations[name].inherits_from) is not None:
+            other = self.configurations[parent]
+            if any(getattr(own, key) != getattr(other, key) for key in PREPARED_BY):
+                break
+            name = parent
+        return name
+
     def configuration(self, name: str) -> Configuration:
         """A configuration by name. Raises UsageError naming the nearest one."""
         if name not in self.configurations:
@@ -155,16 +210,21 @@ class Plan(Record):
 
 def _resolve(name: str, configurations: dict[str, Any]) -> Any:
     """A configuration with the fields that it inherits."""
-    fields, seen = configurations[name], [name]
-    while isinstance(fields, dict) and "inherits_from" in fields:
-        parent = fields["inherits_from"]
-        if not isinstance(parent, str) or parent in seen or not isinstance(configurations.get(parent), dict):
-            found = f"configuration '{seen[-1]}' inherits from {parent!r}"
+    fields, heirs = configurations[name], [name]
+    parent = fields.get("inherits_from") if isinstance(fields, dict) else None
+    while parent is not None:
+        if not isinstance(parent, str) or parent in heirs or not isinstance(configurations.get(parent), dict):
+            found = f"configuration '{heirs[-1]}' inherits from {parent!r}"
             raise ValueError(f"{found}, which does not exist or leads in a circle")
-        own = {key: value for key, value in fields.items() if key != "inherits_from"}
-        fields = {**configurations[parent], **own}
-        seen.append(parent)
+        fields = {**configurations[parent], **fields}
+        heirs.append(parent)
+        parent = configurations[parent].get("inherits_from")
     return fields
+
+
+def _key(fields: dict[str, Any]) -> str:
+    """Hash of the decisions of a configuration; the reasons for them are none."""
+    return content_key({key: value for key, value in fields.items() if key != "reasons"})
 
 
 class Model(Record):

@@ -7,10 +7,12 @@ from torch import nn
 
 from autoseg.core.plan import NetworkSpec
 from autoseg.core.registry import Registry
-from autoseg.nets.unet import PlainUNet
+from autoseg.nets.residual import residual_encoder_unet
+from autoseg.nets.unet import plain_unet
 
 networks = Registry("network")
-networks.register("plain_unet")(PlainUNet)
+networks.register("plain_unet")(plain_unet)
+networks.register("residual_encoder_unet")(residual_encoder_unet)
 
 
 def build_network(spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> nn.Module:

@@ -1,7 +1,8 @@
-"""A plain U-Net, two- or three-dimensional, built from a NetworkSpec."""
+"""U-Nets, two- or three-dimensional, built from a NetworkSpec."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,25 +32,25 @@ class InstanceNorm(nn.Module):
         return functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
 
 
+def new_conv(n_in: int, n_out: int, *, kernel: list[int], stride: list[int]) -> nn.Module:
+    """A convolution that keeps the size but for its stride."""
+    padding = tuple((k - 1) // 2 for k in kernel)
+    return CONV[len(kernel)](n_in, n_out, tuple(kernel), stride=tuple(stride), padding=padding)
+
+
 class ConvBlock(nn.Module):
     """Convolutions, each followed by instance norm and LeakyReLU; the first one may stride."""
 
     def __init__(self, n_in: int, n_out: int, *, kernel: list[int], stride: list[int], n_convs: int) -> None:
         super().__init__()
-        dimensions = len(kernel)
         layers: list[nn.Module] = []
-        for i in range(n_convs):
+        for _ in range(n_convs):
             layers += [
-                CONV[dimensions](
-                    n_in if i == 0 else n_out,
-                    n_out,
-                    tuple(kernel),
-                    stride=tuple(stride) if i == 0 else 1,
-                    padding=tuple((k - 1) // 2 for k in kernel),
-                ),
+                new_conv(n_in, n_out, kernel=kernel, stride=stride),
                 InstanceNorm(n_out),
                 nn.LeakyReLU(SLOPE, inplace=True),
             ]
+            n_in, stride = n_out, [1] * len(stride)
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,27 +58,17 @@ class ConvBlock(nn.Module):
         return self.layers(x)  # type: ignore[no-any-return]
 
 
-class PlainUNet(nn.Module):
-    """Encoder of strided convolution blocks, decoder of transposed convolutions with skip connections.
+class UNet(nn.Module):
+    """Any encoder of one module per stage, a decoder of transposed convolutions with skip connections.
 
     In training mode it returns the segmentation logits of every decoder stage, full resolution first (for
     deep supervision); in evaluation mode only the full resolution, (B, n_outputs, *patch).
     """
 
-    def __init__(self, spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> None:
+    def __init__(self, encoder: Sequence[nn.Module], spec: NetworkSpec, *, n_outputs: int) -> None:
         super().__init__()
         dimensions = len(spec.strides[0])
-        features = [n_channels, *spec.features_per_stage]
-        self.encoder = nn.ModuleList(
-            ConvBlock(
-                features[stage],
-                features[stage + 1],
-                kernel=spec.kernel_sizes[stage],
-                stride=spec.strides[stage],
-                n_convs=spec.blocks_per_stage[stage],
-            )
-            for stage in range(len(spec.features_per_stage))
-        )
+        self.encoder = nn.ModuleList(encoder)
         self.up, self.decoder, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for stage in reversed(range(len(spec.features_per_stage) - 1)):
             below, here = spec.features_per_stage[stage + 1], spec.features_per_stage[stage]
@@ -110,6 +101,22 @@ class PlainUNet(nn.Module):
             if self.training or i == last:
                 outputs.append(head(x))
         return outputs[::-1] if self.training else outputs[-1]
+
+
+def plain_unet(spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> UNet:
+    """A U-Net whose encoder has `blocks_per_stage` convolutions per stage, the first of which strides."""
+    features = [n_channels, *spec.features_per_stage]
+    stages = [
+        ConvBlock(
+            features[stage],
+            features[stage + 1],
+            kernel=spec.kernel_sizes[stage],
+            stride=spec.strides[stage],
+            n_convs=spec.blocks_per_stage[stage],
+        )
+        for stage in range(len(spec.features_per_stage))
+    ]
+    return UNet(stages, spec, n_outputs=n_outputs)
 
 
 def _initialise(module: nn.Module) -> None:

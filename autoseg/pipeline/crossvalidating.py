@@ -42,8 +42,12 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
     """
     dataset = read_dataset(folder)
     plan = read_plan(workspace, dataset.name, options.planner)
-    plan.configuration(options.configuration)
-    store = workspace.case_store(dataset.name, plan.planner, options.configuration)
+    if plan.configuration(options.configuration).previous_stage is not None:
+        raise UsageError(
+            f"{options.configuration} is the second stage of a cascade, which cannot be trained yet; "
+            "train 3d_lowres and 3d_fullres"
+        )
+    store = workspace.case_store(dataset.name, plan.planner, plan.stored_as(options.configuration))
     stored = _stored_cases(dataset, plan, options.configuration, store)
     if not stored:
         raise UsageError(

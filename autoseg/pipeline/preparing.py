@@ -13,7 +13,7 @@ from autoseg import fingerprinting as fingerprinting_stage
 from autoseg import planning as planning_stage
 from autoseg import preprocessing as preprocessing_stage
 from autoseg.core.dataset import Dataset, DatasetJson, read_dataset
-from autoseg.core.errors import DataError, UsageError
+from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
 from autoseg.core.files import content_key
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan
@@ -50,12 +50,12 @@ def plan_and_preprocess(
         for made in (top / "measured", *top.glob(f"{options.planner}__*")):
             shutil.rmtree(made, ignore_errors=True)
     fingerprint, measured = extract_fingerprint(dataset, workspace, workers=options.workers, progress=progress)
-    plan, planned_now = make_plan(dataset.name, dataset.json, fingerprint, workspace, options)
+    plan, planned_now, kept = make_plan(dataset.name, dataset.json, fingerprint, workspace, options)
     stored = preprocess(dataset, plan, workspace, options, cases=fingerprint.cases, progress=progress)
     return plan, Outcome(
         facts={**measured.facts, "planned_now": planned_now, **stored.facts},
         problems=measured.problems + stored.problems,
-        warnings=measured.warnings + stored.warnings,
+        warnings=measured.warnings + kept + stored.warnings,
     )
 
 
@@ -74,31 +74,61 @@ def extract_fingerprint(
 
 def make_plan(
     name: str, declaration: DatasetJson, fingerprint: Fingerprint, workspace: Workspace, options: Options
-) -> tuple[Plan, bool]:
-    """Plan from a fingerprint and write the plan file; a file made from the same fingerprint and options is kept, with
-    whatever the user edited in it. Returns (plan, whether it was made now).
+) -> tuple[Plan, bool, list[Problem]]:
+    """Plan from a fingerprint and write the plan file.
+
+    A file made from the same fingerprint and options is kept as it is, and so is a plan of the user's own (a name that
+    is no planner's). Otherwise it is planned anew: configurations that the user added or changed are carried over,
+    and the old file is kept beside it.
+
+    Returns:
+        (plan, whether it was made now, warnings about what was kept).
     """
     path = workspace.plan(name, options.planner)
     made_from = content_key(fingerprint.key, options.gpu_memory_gb, options.spacing_mm, declaration.model_dump())
-    if path.is_file():
-        known = Plan.read(path)
-        if known.fingerprint_key == made_from:
-            return known, False
-    plan = planning_stage.plan(
-        fingerprint,
-        declaration,
-        dataset=name,
-        planner=options.planner,
-        gpu_memory_gb=options.gpu_memory_gb,
-        spacing_mm=options.spacing_mm,
-    ).with_changes(fingerprint_key=made_from)
-    if path.is_file():
+    known = Plan.read(path) if path.is_file() else None
+    if known is not None and known.fingerprint_key == made_from:
+        return known, False, []
+    if known is not None and options.planner not in planning_stage.PLANNERS:
+        found = "was made from other data or options"
+        return known, False, [Problem(case="", file=str(path), found=found, next="it is yours and used as it is")]
+    plan = (
+        planning_stage.plan(
+            fingerprint,
+            declaration,
+            dataset=name,
+            planner=options.planner,
+            gpu_memory_gb=options.gpu_memory_gb,
+            spacing_mm=options.spacing_mm,
+        )
+        .with_changes(fingerprint_key=made_from)
+        .with_configurations_marked()
+    )
+    warnings = []
+    if known is not None:
         numbers = (f".old{n}.json" for n in itertools.count(1))
         old = next(p for p in map(path.with_suffix, numbers) if not p.exists())
         path.replace(old)
         log.info("%s was made from other data or options and is planned anew; the old one is now %s", path, old.name)
+        plan, warnings = _carry_over(known, plan, old)
     plan.write(path)
-    return plan, True
+    return plan, True, warnings
+
+
+def _carry_over(known: Plan, plan: Plan, old: Path) -> tuple[Plan, list[Problem]]:
+    """Put the configurations that the user added to `known` or changed there into the new plan."""
+    edited = known.edited
+    if not edited:
+        return plan, []
+    names, todo = ", ".join(edited), "compare them with the reasons in the new plan"
+    try:
+        if known.transpose_forward != plan.transpose_forward:
+            raise UsageError("the order of the axes has changed")
+        configurations = {**plan.model_dump(mode="json")["configurations"], **edited}
+        plan, found = plan.with_changes(configurations=configurations), f"your configurations {names} were kept"
+    except AutosegError as error:
+        found, todo = f"your configurations {names} do not fit the new plan ({error})", f"they are still in {old.name}"
+    return plan, [Problem(case="", file="plan", found=found, next=todo)]
 
 
 def preprocess(

@@ -21,9 +21,24 @@ from autoseg.planning.normalization import normalization
 from autoseg.planning.patch_size import patch_and_network
 from autoseg.planning.target_spacing import resampled_shape, target_spacing
 
-# "small" has half the features per stage: a quarter of the arithmetic, for machines without a graphics card
-PLANNERS: dict[str, Budget] = {"default": Budget(), "small": Budget(base_features=16)}
-CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres")
+RESIDUAL = Budget(
+    network="residual_encoder_unet",
+    encoder_blocks=(1, 3, 4, 6),
+    decoder_blocks=1,
+    patch_share_2d=1.0,
+    max_dataset_share=1.0,
+    reference_3d=680e6,
+    reference_2d=135e6,
+)
+PLANNERS: dict[str, Budget] = {
+    "default": Budget(),
+    "resenc_m": RESIDUAL,
+    "resenc_l": replace(RESIDUAL, reference_3d=2100e6, reference_2d=380e6, reference_memory_gb=24.0, memory_gb=24.0),
+    "resenc_xl": replace(RESIDUAL, reference_3d=3600e6, reference_2d=560e6, reference_memory_gb=40.0, memory_gb=40.0),
+    # half the features per stage: a quarter of the arithmetic, for machines without a graphics card
+    "small": Budget(base_features=16),
+}
+CONFIGURATIONS = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 LOWRES_BELOW = 0.25  # of the median image seen by a patch: less lacks context, so a coarser plan is added
 LOWRES_STEP = 1.03
 LOWRES_WORTHWHILE = 2.0
@@ -73,7 +88,10 @@ def plan(
         low = _lowres(build, full, median, n_cases)
         why = "batch Dice when a patch sees less than a quarter of the image: some patches lack structures"
         full = full.with_changes(batch_dice=low is not None, reasons={**full.reasons, "batch_dice": why})
-        configurations = {"3d_fullres": full} if low is None else {"3d_lowres": low, "3d_fullres": full}
+        configurations = {"3d_fullres": full}
+        if low is not None:
+            cascade = full.with_changes(inherits_from="3d_fullres", previous_stage="3d_lowres")
+            configurations = {"3d_lowres": low, "3d_fullres": full, "3d_cascade_fullres": cascade}
     slices = build(spacing[1:], median[1:], n_cases * prod(median), why_spacing)
     configurations = {"2d": slices.with_changes(batch_dice=True), **configurations}
     return Plan(

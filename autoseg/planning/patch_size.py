@@ -13,18 +13,19 @@ from autoseg.planning.budget import Budget
 from autoseg.planning.topology import MIN_EDGE, Topology, topology
 
 MAX_FEATURES = {2: 512, 3: 320}
-BLOCKS = 2
 
 
-def network_for(shape: Topology, base_features: int) -> NetworkSpec:
-    """The plain U-Net for a topology: features double per stage up to a cap."""
+def network_for(shape: Topology, budget: Budget) -> NetworkSpec:
+    """The budget's kind of network for a topology: features double per stage up to a cap."""
     stages, cap = len(shape.strides), MAX_FEATURES[len(shape.patch_size)]
+    last = len(budget.encoder_blocks) - 1
     return NetworkSpec(
-        features_per_stage=[min(cap, base_features * 2**stage) for stage in range(stages)],
+        name=budget.network,
+        features_per_stage=[min(cap, budget.base_features * 2**stage) for stage in range(stages)],
         strides=[list(stride) for stride in shape.strides],
         kernel_sizes=[list(kernel) for kernel in shape.kernel_sizes],
-        blocks_per_stage=[BLOCKS] * stages,
-        blocks_per_stage_decoder=[BLOCKS] * (stages - 1),
+        blocks_per_stage=[budget.encoder_blocks[min(stage, last)] for stage in range(stages)],
+        blocks_per_stage_decoder=[budget.decoder_blocks] * (stages - 1),
     )
 
 
@@ -50,9 +51,7 @@ def patch_and_network(
     dimensions = len(spacing_mm)
     start = initial_patch(spacing_mm, median_shape)
     shape = topology(spacing_mm, start)
-    allowed = budget.elements(dimensions)
-    # the estimate is for one patch; the reference was measured with two
-    limit = allowed * budget.reference_batch(dimensions) / 2
+    limit = budget.patch_elements(dimensions)
     steps = 0
     while (elements := _elements(shape, n_label_entries, budget)) > limit and max(shape.patch_size) > MIN_EDGE:
         shape = _smaller(shape, spacing_mm, median_shape)
@@ -62,11 +61,11 @@ def patch_and_network(
         f"along the axis largest against the median image; {elements:.3g} feature map elements where memory "
         f"holds {limit:.3g}"
     )
-    return shape, network_for(shape, budget.base_features), elements, reason
+    return shape, network_for(shape, budget), elements, reason
 
 
 def _elements(shape: Topology, n_label_entries: int, budget: Budget) -> int:
-    network = network_for(shape, budget.base_features)
+    network = network_for(shape, budget)
     return feature_map_elements(network, shape.patch_size, n_label_entries=n_label_entries)
 
 

@@ -27,7 +27,8 @@ def preprocess(
     Returns:
         (ids of the cases that are complete, problems, number of cases on which something was done).
     """
-    stores = {name: workspace.case_store(dataset.name, plan.planner, name) for name in configurations}
+    wanted = dict.fromkeys(plan.stored_as(name) for name in configurations)
+    stores = {name: workspace.case_store(dataset.name, plan.planner, name) for name in wanted}
     jobs = [PrepareJob(case=dataset.cases[case], plan=plan, stores=stores) for case in cases]
     problems: list[Problem] = []
     done, n_new = [], 0

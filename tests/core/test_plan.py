@@ -112,8 +112,31 @@ def test_a_configuration_inherits_what_it_does_not_give(facts: dict[str, Any], t
     heirs = {"child": {"inherits_from": "small", "batch_size": 9}, "grandchild": {"inherits_from": "child"}}
     plan = read(edited(facts, ("configurations",), {**heirs, **facts["configurations"]}), tmp_path)
     small = plan.configuration("small")
-    assert plan.configuration("child") == small.with_changes(batch_size=9)
-    assert plan.configuration("grandchild") == plan.configuration("child")
+    assert plan.configuration("child") == small.with_changes(batch_size=9, inherits_from="small")
+    assert plan.configuration("grandchild") == plan.configuration("child").with_changes(inherits_from="child")
+    plan.write(tmp_path / "written.json")  # what is inherited is not written twice
+    written = json.loads((tmp_path / "written.json").read_text())["configurations"]
+    assert {name: written[name] for name in heirs} == heirs
+    assert not {"inherits_from", "previous_stage"} & set(written["small"])
+    assert Plan.read(tmp_path / "written.json") == plan
+
+
+def test_edited_and_own_configurations_are_known(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    plan = make_plan().with_configurations_marked()
+    assert plan.edited == {}
+    value = plan.model_dump(mode="json")
+    value["configurations"]["small"]["reasons"] = {"batch_size": "because"}
+    assert read(value, tmp_path).edited == {}
+    value["configurations"]["mine"] = {"inherits_from": "small", "batch_size": 7}
+    assert read(value, tmp_path).edited == {"mine": {"inherits_from": "small", "batch_size": 7}}
+    value["configurations"]["small"]["batch_size"] = 5
+    assert set(read(value, tmp_path).edited) == {"mine", "small"}
+
+
+def test_a_previous_stage_must_be_there(facts: dict[str, Any], tmp_path: Path) -> None:
+    facts["configurations"]["next"] = {"inherits_from": "small", "previous_stage": "smal"}
+    with pytest.raises(DataError, match="previous_stage 'smal' of 'next' is no configuration; did you mean 'small'"):
+        read(facts, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +146,6 @@ def test_a_configuration_inherits_what_it_does_not_give(facts: dict[str, Any], t
         {"a": {"inherits_from": "b"}, "b": {"inherits_from": "a"}},
         {"a": {"inherits_from": "nowhere"}},
         {"a": {"inherits_from": ["a"]}},
-        {"a": {"inherits_from": None}},
         {"a": {"inherits_from": "b"}, "b": 3},
         {str(i): {"inherits_from": str(i + 1)} for i in range(5000)},
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -10,6 +11,7 @@ from autoseg.nets.build import build_network
 from autoseg.nets.cost import feature_map_elements
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+POOLS = (nn.AvgPool2d, nn.AvgPool3d)
 
 
 def test_the_estimate_counts_every_feature_map(spec_and_patch: tuple[NetworkSpec, tuple[int, ...]]) -> None:
@@ -17,11 +19,31 @@ def test_the_estimate_counts_every_feature_map(spec_and_patch: tuple[NetworkSpec
     network = build_network(spec, n_channels=2, n_outputs=7).eval()
     counts: list[int] = []
     for module in network.modules():
-        if isinstance(module, CONVOLUTIONS):
+        # a shortcut counts once: its average alone, or the convolution behind it
+        children = [*module.children()] if isinstance(module, nn.Sequential) else []
+        alone = len(children) == 1 and isinstance(children[0], POOLS)
+        if isinstance(module, CONVOLUTIONS) or alone:
             module.register_forward_hook(lambda _module, _inputs, output: counts.append(output[0].numel()))
     with torch.no_grad():
         network(torch.zeros(1, 2, *patch))
     assert feature_map_elements(spec, patch, n_label_entries=7) == sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("patch", "blocks", "expected"),
+    [((128, 128, 128), (1, 3, 4, 6, 6, 6), 557_420_544), ((512, 512), (1, 3, 4, 6, 6, 6, 6), 129_531_904)],
+)
+def test_residual_encoders_count_as_published(patch: tuple[int, ...], blocks: tuple[int, ...], expected: int) -> None:
+    dimensions, stages = len(patch), len(blocks)
+    spec = NetworkSpec(
+        name="residual_encoder_unet",
+        features_per_stage=[min(32 * 2**stage, 320 if dimensions == 3 else 512) for stage in range(stages)],
+        strides=[[1] * dimensions, *[[2] * dimensions] * (stages - 1)],
+        kernel_sizes=[[3] * dimensions] * stages,
+        blocks_per_stage=list(blocks),
+        blocks_per_stage_decoder=[1] * (stages - 1),
+    )
+    assert feature_map_elements(spec, patch, n_label_entries=3) == expected
 
 
 def test_the_estimate_of_a_large_plan_needs_no_memory() -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from autoseg.core.errors import UsageError
 from autoseg.core.plan import NetworkSpec
 from autoseg.nets.build import build_network, channels_last
+from autoseg.nets.residual import ResidualBlock
 from autoseg.nets.unet import InstanceNorm
 
 SpecAndPatch = tuple[NetworkSpec, tuple[int, ...]]
@@ -43,6 +44,9 @@ def test_evaluation_gives_the_first_of_them_alone(spec_and_patch: SpecAndPatch) 
 def test_every_parameter_learns(spec_and_patch: SpecAndPatch) -> None:
     spec, patch = spec_and_patch
     network = network_of(spec).train()
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):  # begins as its shortcut, with nothing to learn before that norm
+            nn.init.ones_(module.norm.weight)
     sum(output.square().sum() for output in network(torch.randn(2, 2, *patch))).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -62,9 +66,15 @@ def test_the_receptive_field_reaches_across_the_patch(spec_and_patch: SpecAndPat
 def test_kernels_strides_and_features_are_those_of_the_spec(spec_and_patch: SpecAndPatch) -> None:
     spec, _ = spec_and_patch
     network = network_of(spec)
+    residual = spec.name == "residual_encoder_unet"
     for stage, block in enumerate(network.encoder):
-        convolutions = [m for m in block.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
-        assert len(convolutions) == spec.blocks_per_stage[stage]
+        convolutions = [
+            module
+            for name, module in block.named_modules()
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)) and "shortcut" not in name
+        ]
+        stem = int(residual and stage == 0)
+        assert len(convolutions) == (2 if residual else 1) * spec.blocks_per_stage[stage] + stem
         assert [*convolutions[0].stride] == spec.strides[stage]
         assert all(set(conv.stride) == {1} for conv in convolutions[1:])
         assert all([*conv.kernel_size] == spec.kernel_sizes[stage] for conv in convolutions)
@@ -74,6 +84,18 @@ def test_kernels_strides_and_features_are_those_of_the_spec(spec_and_patch: Spec
         assert len(convolutions) == spec.blocks_per_stage_decoder[stage]
         assert all([*conv.kernel_size] == spec.kernel_sizes[stage] for conv in convolutions)
         assert [*up.stride] == [*up.kernel_size] == spec.strides[stage + 1]
+
+
+@pytest.mark.parametrize(("n_in", "stride"), [(4, [1, 1, 1]), (4, [1, 2, 2]), (3, [1, 1, 1]), (3, [2, 2, 2])])
+def test_a_residual_block_begins_as_its_shortcut(n_in: int, stride: list[int]) -> None:
+    block, x = ResidualBlock(n_in, 4, kernel=[1, 3, 3], stride=stride), torch.randn(2, n_in, 4, 6, 8)
+    expected = functional.avg_pool3d(x, stride, stride=stride)
+    if n_in != 4:
+        convolution = block.shortcut[-2]
+        assert convolution.bias is None
+        expected = functional.instance_norm(functional.conv3d(expected, convolution.weight))
+    torch.testing.assert_close(block(x), functional.leaky_relu(expected, 0.01))
+    assert [*block.first.layers[0].stride] == stride
 
 
 def test_weights_start_as_kaiming_and_biases_as_zero() -> None:
@@ -104,7 +126,7 @@ def test_an_unknown_network_is_named() -> None:
 def test_weights_lie_in_channels_last_order(spec_and_patch: SpecAndPatch) -> None:
     spec, patch = spec_and_patch
     memory_format = channels_last(len(patch))
-    weight = network_of(spec).encoder[0].layers[0].weight
+    weight = next(m for m in network_of(spec).modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))).weight
     assert weight.is_contiguous(memory_format=memory_format)
 
 

@@ -64,7 +64,7 @@ def test_the_next_larger_patch_would_not_fit() -> None:
     shape, *_ = patch_and_network(spacing, median, budget=budget, n_label_entries=3)
     assert shape.patch_size == (128, 128, 128)
     larger = topology(spacing, (160, 128, 128))
-    assert brute_force_elements(network_for(larger, 32), larger.patch_size, 3) > budget.elements(3)
+    assert brute_force_elements(network_for(larger, budget), larger.patch_size, 3) > budget.elements(3)
 
 
 def test_the_first_patch_is_a_cube_in_millimetres_within_the_image() -> None:
@@ -76,6 +76,6 @@ def test_the_first_patch_is_a_cube_in_millimetres_within_the_image() -> None:
 
 @pytest.mark.parametrize(("dimensions", "cap"), [(2, 512), (3, 320)])
 def test_features_double_up_to_a_cap(dimensions: int, cap: int) -> None:
-    network = network_for(topology([1.0] * dimensions, [512] * dimensions), 32)
+    network = network_for(topology([1.0] * dimensions, [512] * dimensions), Budget())
     assert network.features_per_stage == [32, 64, 128, 256, *[cap] * (len(network.strides) - 4)]
     assert len(network.strides) == 8

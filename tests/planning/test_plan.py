@@ -40,24 +40,27 @@ def make_declaration(**changes: Any) -> DatasetJson:
     return DatasetJson.model_validate({**facts, **changes})
 
 
-def planned(scenario: str) -> Plan:
+def planned(scenario: str, planner: str) -> Plan:
     facts = SCENARIOS[scenario]
     fingerprint = Fingerprint.model_validate(facts["fingerprint"])
-    return plan(fingerprint, DatasetJson.model_validate(facts["dataset_json"]), dataset="Dataset900_Peer")
+    declaration = DatasetJson.model_validate(facts["dataset_json"])
+    return plan(fingerprint, declaration, dataset="Dataset900_Peer", planner=planner)
 
 
+@pytest.mark.parametrize("planner", ["default", "resenc_m", "resenc_l", "resenc_xl"])
 @pytest.mark.parametrize("scenario", peer_scenarios())
-def test_every_decision_equals_the_default_planners(scenario: str) -> None:
+def test_every_decision_equals_the_peers(scenario: str, planner: str) -> None:
     started = time.process_time()
-    made = planned(scenario)
+    made = planned(scenario, planner)
     seconds = time.process_time() - started
-    peer = SCENARIOS[scenario]["plans"]["default"]
-    theirs = {name: facts for name, facts in peer["configurations"].items() if "inherits_from" not in facts}
+    peer = SCENARIOS[scenario]["plans"][planner]
+    theirs = peer["configurations"]
     assert list(made.transpose_forward) == peer["transpose_forward"]
-    assert set(made.configurations) >= set(theirs)
-    assert ("3d_lowres" in made.configurations) == ("3d_lowres" in theirs)
-    for name, expected in theirs.items():
+    assert set(made.configurations) == set(theirs)
+    for name, facts in theirs.items():
         ours = made.configuration(name)
+        expected = {**theirs[facts["inherits_from"]], **facts} if "inherits_from" in facts else facts
+        assert (ours.inherits_from, ours.previous_stage) == (facts.get("inherits_from"), facts.get("previous_stage"))
         assert ours.patch_size == expected["patch_size"], name
         assert ours.batch_size == expected["batch_size"], name
         assert ours.spacing_mm == pytest.approx(expected["spacing"], rel=1e-9), name
@@ -69,7 +72,9 @@ def test_every_decision_equals_the_default_planners(scenario: str) -> None:
         assert ours.network.strides == expected["strides"], name
         assert ours.network.kernel_sizes == expected["kernel_sizes"], name
         assert ours.network.blocks_per_stage == expected["blocks"], name
-        assert ours.network.blocks_per_stage_decoder == expected["blocks"][1:], name
+        n_convs = 2 if planner == "default" else 1
+        assert ours.network.blocks_per_stage_decoder == [n_convs] * (len(expected["blocks"]) - 1), name
+        assert ours.network.name == ("plain_unet" if planner == "default" else "residual_encoder_unet"), name
     assert seconds < 0.5
 
 

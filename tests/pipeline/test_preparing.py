@@ -1,0 +1,113 @@
+"""Planning anew: what the user wrote into a plan file is carried over or told, and never lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoseg.core.declaration import DatasetJson
+from autoseg.core.fingerprint import Fingerprint
+from autoseg.core.plan import Plan
+from autoseg.core.workspace import Workspace
+from autoseg.pipeline import Options, make_plan
+
+NAME = "Dataset101_Name"
+INTENSITIES = {"mean": 1, "median": 1, "std": 1, "min": 0, "max": 9, "percentile_00_5": 0, "percentile_99_5": 8}
+DECLARATION = DatasetJson.model_validate(
+    {"channel_names": {"0": "MR"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(raw=tmp_path / "raw", preprocessed=tmp_path / "preprocessed", results=tmp_path / "results")
+
+
+def measured(key: str, spacing: tuple[float, float, float] = (2.0, 0.8, 0.8)) -> Fingerprint:
+    facts = {
+        "spacings": [spacing] * 6,
+        "shapes_after_crop": [(60, 200, 200)] * 6,
+        "foreground_intensity_properties_per_channel": {"0": INTENSITIES},
+        "median_relative_size_after_cropping": 1.0,
+    }
+    return Fingerprint.model_validate({**facts, "key": key})
+
+
+def edit(path: Path, **configurations: dict[str, Any]) -> None:
+    value = json.loads(path.read_text())
+    for name, changes in configurations.items():
+        value["configurations"].setdefault(name, {}).update(changes)
+    path.write_text(json.dumps(value))
+
+
+def planned(workspace: Workspace, fingerprint: Fingerprint, planner: str = "default") -> tuple[Plan, bool, str]:
+    plan, now, warnings = make_plan(NAME, DECLARATION, fingerprint, workspace, Options(planner=planner))
+    assert Plan.read(workspace.plan(NAME, planner)) == plan
+    return plan, now, " ".join(map(str, warnings))
+
+
+def test_the_same_data_keep_the_file_with_all_edits(workspace: Workspace) -> None:
+    first, now, _ = planned(workspace, measured("one"))
+    assert now
+    edit(workspace.plan(NAME, "default"), **{"3d_fullres": {"batch_size": 7}})
+    again, now, warnings = planned(workspace, measured("one"))
+    assert (now, warnings) == (False, "")
+    assert again.configuration("3d_fullres").batch_size == 7 != first.configuration("3d_fullres").batch_size
+
+
+def test_other_data_are_planned_anew_and_edits_survive(workspace: Workspace) -> None:
+    planned(workspace, measured("one"))
+    path = workspace.plan(NAME, "default")
+    edit(path, **{"3d_fullres": {"batch_size": 7}, "3d_mine": {"inherits_from": "2d", "patch_size": [64, 64]}})
+    before = path.read_bytes()
+    plan, now, warnings = planned(workspace, measured("two", spacing=(2.0, 1.0, 1.0)))
+    assert now
+    assert plan.configuration("2d").spacing_mm == [1.0, 1.0]  # planned anew
+    assert plan.configuration("3d_fullres").batch_size == 7  # kept as it was, spacing included
+    assert plan.configuration("3d_fullres").spacing_mm == [2.0, 0.8, 0.8]
+    assert plan.configuration("3d_mine").spacing_mm == [1.0, 1.0]  # follows what it inherits from
+    assert plan.configuration("3d_mine").patch_size == [64, 64]
+    assert "3d_fullres, 3d_mine were kept" in warnings
+    assert path.with_suffix(".old1.json").read_bytes() == before
+    assert {*planned(workspace, measured("three"))[0].edited} == {"3d_fullres", "3d_mine"}
+
+
+def test_unedited_plans_change_without_a_word(workspace: Workspace) -> None:
+    planned(workspace, measured("one"))
+    plan, now, warnings = planned(workspace, measured("two", spacing=(2.0, 1.0, 1.0)))
+    assert (now, warnings) == (True, "")
+    assert plan.configuration("3d_fullres").spacing_mm == [2.0, 1.0, 1.0]
+
+
+def test_edits_for_another_order_of_axes_stay_in_the_old_file(workspace: Workspace) -> None:
+    planned(workspace, measured("one"))
+    edit(workspace.plan(NAME, "default"), **{"3d_fullres": {"batch_size": 7}})
+    plan, _, warnings = planned(workspace, measured("two", spacing=(0.8, 0.8, 2.0)))
+    assert plan.edited == {}
+    assert "3d_fullres do not fit the new plan (the order of the axes has changed)" in warnings
+    assert "default.old1.json" in warnings
+
+
+def test_a_plan_of_ones_own_is_never_replaced(workspace: Workspace) -> None:
+    planned(workspace, measured("one"))
+    own = workspace.plan(NAME, "mine")
+    own.write_text(workspace.plan(NAME, "default").read_text().replace('"default"', '"mine"'))
+    before = own.read_bytes()
+    _, now, warnings = planned(workspace, measured("two"), planner="mine")
+    assert not now
+    assert "it is yours and used as it is" in warnings
+    assert own.read_bytes() == before
+
+
+@pytest.mark.parametrize(("change", "stored"), [({"batch_size": 3}, "3d_fullres"), ({"normalization": ["none"]}, "x")])
+def test_configurations_that_prepare_alike_share_a_store(
+    workspace: Workspace, change: dict[str, Any], stored: str
+) -> None:
+    planned(workspace, measured("one"))
+    path = workspace.plan(NAME, "default")
+    edit(path, x={"inherits_from": "3d_fullres", **change}, y={"inherits_from": "x", "batch_size": 9})
+    plan = Plan.read(path)
+    assert [plan.stored_as(name) for name in ("2d", "3d_fullres", "x", "y")] == ["2d", "3d_fullres", stored, stored]
