@@ -1,0 +1,57 @@
+"""Run a command; measure wall time and the peak memory of all its processes together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLE_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Wall time, and the highest sum over the process tree of proportional set sizes (shared pages count once)."""
+
+    seconds: float
+    peak_gb: float
+
+
+def run(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> Measured:
+    """Run a command to its end, its output going to `log`. Raises RuntimeError when it fails."""
+    started, peak = time.monotonic(), 0
+    with open(log, "a") as output:
+        output.write(f"$ {' '.join(command)}\n")
+        output.flush()
+        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})})
+        while process.poll() is None:
+            peak = max(peak, sum(map(_memory, _tree(process.pid))))
+            time.sleep(SAMPLE_S)
+    if process.returncode:
+        raise RuntimeError(f"{command[0]} ended with {process.returncode}; see {log}")
+    return Measured(seconds=time.monotonic() - started, peak_gb=peak / 1e9)
+
+
+def _tree(root: int) -> list[int]:
+    """A process and all its descendants, as far as they still live."""
+    found, waiting = [], [root]
+    while waiting:
+        process = waiting.pop()
+        found.append(process)
+        for task in Path(f"/proc/{process}/task").glob("*/children"):
+            try:
+                waiting += map(int, task.read_text().split())
+            except OSError:  # it has just ended
+                continue
+    return found
+
+
+def _memory(process: int) -> int:
+    """Proportional set size in bytes; 0 for a process that has just ended."""
+    try:
+        rows = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(row.split()[1]) * 1024 for row in rows if row.startswith("Pss:")), 0)

@@ -1,0 +1,46 @@
+"""The same tasks for autoseg. Prints the seconds that the task alone took, imports left out.
+
+Usage: own_task.py resample_image|resample_labels|plan ...
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def resample(kind: str, volume_file: str, new_shape: str, spacings: str) -> float:
+    """Resample a volume as preprocessing does."""
+    from autoseg.ops.resample import resample_image, separate_axis
+    from autoseg.ops.resample_labels import resample_labels
+
+    volume = np.load(volume_file)
+    shape = tuple(map(int, new_shape.split(",")))
+    old, new = (list(map(float, part.split(","))) for part in spacings.split(";"))
+    started = time.perf_counter()
+    axis = separate_axis(old, new)
+    if kind == "resample_labels":
+        result = resample_labels(volume, new_shape=shape, separate_axis=axis)
+    else:
+        result = resample_image(volume[None], new_shape=shape, separate_axis=axis)[0]
+    seconds = time.perf_counter() - started
+    np.save(volume_file.replace(".npy", ".own.npy"), result)
+    return seconds
+
+
+def plan(fingerprint: str, raw: str) -> float:
+    """Plan from a fingerprint that is there."""
+    from autoseg import planning
+    from autoseg.core.declaration import read_declaration
+    from autoseg.core.fingerprint import Fingerprint
+
+    started = time.perf_counter()
+    planning.plan(Fingerprint.read(Path(fingerprint)), read_declaration(Path(raw)), dataset=Path(raw).name)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    task, *arguments = sys.argv[1:]
+    seconds = plan(*arguments) if task == "plan" else resample(task, *arguments)
+    print(f"task_seconds {seconds}")
