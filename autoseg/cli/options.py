@@ -67,6 +67,18 @@ def add_planning(parser: argparse.ArgumentParser) -> None:
     add_planner(parser)
     parser.add_argument("--gpu_memory_gb", type=float, metavar="GB", help="graphics memory to plan for (default: 8)")
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="target spacing in mm")
+    parser.add_argument(
+        "--normalization",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="one per channel: ct, zscore, zscore_nonzero, rescale_0_1, rgb_0_1, none (default: by channel name)",
+    )
+
+
+def add_stratify(parser: argparse.ArgumentParser) -> None:
+    """--stratify."""
+    parser.add_argument("--stratify", action="store_true", help="splits with each label equally often in every fold")
 
 
 def add_configurations(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
             planner=wanted.planner,
             gpu_memory_gb=wanted.gpu_memory_gb,
             spacing_mm=wanted.spacing_mm,
+            normalization=wanted.normalization,
         )
         return Outcome(facts=made.model_dump(mode="json")), plan_table(made)
     path = workspace.fingerprint(name)

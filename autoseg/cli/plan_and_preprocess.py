@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_dataset(parser)
     options.add_configurations(parser)
     options.add_planning(parser)
+    options.add_stratify(parser)
     options.add_workers(parser)
     parser.add_argument("--clean", action="store_true", help="measure and preprocess again what is there")
     return run(parser, _act, argv)
@@ -38,6 +39,8 @@ def planning_options(args: argparse.Namespace) -> Options:
         configurations=tuple(getattr(args, "configurations", ())),
         gpu_memory_gb=getattr(args, "gpu_memory_gb", None),
         spacing_mm=tuple(args.spacing) if getattr(args, "spacing", None) else None,
+        normalization=tuple(getattr(args, "normalization", ())),
+        stratify=getattr(args, "stratify", False),
         workers=getattr(args, "workers", None),
     )
 

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_dataset(parser)
     options.add_configurations(parser)
     options.add_planner(parser)
+    options.add_stratify(parser)
     options.add_workers(parser)
     return run(parser, _act, argv)
 

@@ -35,6 +35,8 @@ class Fingerprint(Record):
     foreground_intensity_properties_per_channel: dict[str, Intensities]
     median_relative_size_after_cropping: float = Field(gt=0, le=1)
     cases: list[str] = Field(default_factory=list)
+    absent_labels: dict[str, list[str]] = Field(default_factory=dict)  # of the cases that lack any
+    ranges: dict[str, list[tuple[float, float]]] = Field(default_factory=dict)  # lowest, highest per channel and case
     labels: dict[str, LabelStatistics] = Field(default_factory=dict)
     key: str = ""
 

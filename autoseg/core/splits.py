@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import read_json, write_json
 from autoseg.core.records import Record, parse
 
+AbsentLabels = dict[str, list[str]]
 N_FOLDS = 5
 SEED = 12345
 
@@ -22,13 +24,14 @@ class Split(Record):
     val: list[str]
 
 
-def default_splits(groups: dict[str, str]) -> list[Split]:
+def default_splits(groups: dict[str, str], absent_labels: AbsentLabels | None = None) -> list[Split]:
     """Five folds (fewer when there are fewer cases or groups) over {case id: group}.
 
     Without real groups (every case its own) the folds are nnU-Net's: case ids sorted, shuffled with
     RandomState(12345), cut into five runs whose sizes differ by at most one. With groups, shuffled groups go
-    one by one to the fold that has the fewest cases, so that no group is in two folds. A single case or group
-    gives no fold at all.
+    one by one to the fold that has the fewest cases, so that no group is in two folds. With `absent_labels` (label
+    names that cases lack, by case id) every label is spread over the folds as evenly as groups allow. A single
+    case or group gives no fold at all.
     """
     cases = sorted(groups)
     names = sorted(set(groups.values()))
@@ -36,7 +39,9 @@ def default_splits(groups: dict[str, str]) -> list[Split]:
     if n_folds < 2:
         return []
     random = np.random.RandomState(SEED)
-    if len(names) == len(cases):
+    if absent_labels is not None:
+        held_out = _stratified(groups, absent_labels, n_folds=n_folds, random=random)
+    elif len(names) == len(cases):
         order = np.arange(len(cases))
         random.shuffle(order)
         held_out = [{cases[i] for i in part} for part in np.array_split(order, n_folds)]
@@ -48,6 +53,37 @@ def default_splits(groups: dict[str, str]) -> list[Split]:
             members = {case for case in cases if groups[case] == name}
             min(held_out, key=len).update(members)
     return [Split(train=[c for c in cases if c not in val], val=[c for c in cases if c in val]) for val in held_out]
+
+
+def _stratified(
+    groups: dict[str, str], absent_labels: AbsentLabels, *, n_folds: int, random: np.random.RandomState
+) -> list[set[str]]:
+    """Greedy stratification: the rarest label first, its cases to the fold that has the fewest of it.
+
+    Source: Sechidis et al., On the stratification of multi-label data (ECML PKDD 2011), for groups instead of cases.
+    """
+    labels = sorted({label for lacking in absent_labels.values() for label in lacking})
+    members: dict[str, list[str]] = {}
+    for case in sorted(groups):
+        members.setdefault(groups[case], []).append(case)
+    holders = {
+        name: np.array([sum(label not in absent_labels.get(case, ()) for case in cases) for label in labels], dtype=int)
+        for name, cases in members.items()
+    }
+    waiting = sorted(members)
+    random.shuffle(waiting)
+    folds: list[set[str]] = [set() for _ in range(n_folds)]
+    in_fold = np.zeros((n_folds, len(labels)), dtype=int)
+    while waiting:
+        left = np.sum([holders[name] for name in waiting], axis=0)
+        rarest = min(np.flatnonzero(left), key=lambda i: left[i], default=None)
+        name = waiting[0] if rarest is None else max(waiting, key=lambda one: holders[one][rarest])
+        few = np.zeros(n_folds) if rarest is None else in_fold[:, rarest]
+        fold = min(range(n_folds), key=lambda i: (few[i], len(folds[i])))
+        folds[fold].update(members[name])
+        in_fold[fold] += holders[name]
+        waiting.remove(name)
+    return folds
 
 
 def read_splits(path: Path, *, known: set[str]) -> list[Split]:
@@ -74,16 +110,24 @@ def read_splits(path: Path, *, known: set[str]) -> list[Split]:
     return splits
 
 
-def splits_of(dataset: Dataset, path: Path, *, cases: set[str]) -> list[Split]:
+def splits_of(
+    dataset: Dataset, path: Path, *, cases: set[str], absent_labels: AbsentLabels | None = None
+) -> list[Split]:
     """The splits in `path` when a file is there, else the default ones, which are written to it.
 
     A file that was written by default for other cases or groups is replaced; one edited by the user is kept.
-    Those of `cases` that the data set lost are left out.
+    Those of `cases` that the data set lost are left out. `absent_labels` asks for stratified splits; later calls
+    without it keep to that.
     """
     note = path.with_name(f".{path.name}.default")  # what was written by default, to tell it from an edit
-    if path.is_file() and not (note.is_file() and note.read_bytes() == path.read_bytes()):
+    written: dict[str, Any] = read_json(note) if note.is_file() and path.is_file() else {}
+    if path.is_file() and written.get("splits") != read_json(path):
         return read_splits(path, known=set(dataset.cases))
-    splits = default_splits({i: case.group or i for i, case in dataset.cases.items() if i in cases})
-    for target in (note, path):  # a note without splits means nothing; splits without a note would be an edit
-        write_json(target, [split.model_dump() for split in splits])
+    if absent_labels is None:
+        absent_labels = written.get("absent_labels")
+    splits = default_splits({i: case.group or i for i, case in dataset.cases.items() if i in cases}, absent_labels)
+    value = [split.model_dump() for split in splits]
+    # The note first: without splits it means nothing; splits without a note would be an edit.
+    write_json(note, {"splits": value, "absent_labels": absent_labels})
+    write_json(path, value)
     return splits

@@ -9,10 +9,12 @@ from autoseg.core.errors import DataError, Problem
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.workers import failure, supervised_map
 from autoseg.core.workspace import Workspace
+from autoseg.fingerprinting.channels import doubtful_channels
+from autoseg.fingerprinting.duplicates import leaks
 from autoseg.fingerprinting.measure_case import MeasureJob, load_measure, measure_case
 from autoseg.fingerprinting.pool import pool
 
-TOTAL_SAMPLES = int(1e8)  # foreground voxels kept over all cases and per channel: bounds memory and time
+TOTAL_SAMPLES = int(1e7)  # foreground voxels kept over all cases and per channel: bounds memory and time
 
 
 def fingerprint(
@@ -57,4 +59,8 @@ def fingerprint(
         if name not in seen:
             found = f"label '{name}' occurs in no case"
             warnings.append(Problem(case="", file="dataset.json", found=found, next="check it"))
-    return pool(measures), problems, warnings, n_new
+    pooled = pool(measures)
+    signatures = {case: measure.signature for case, measure in measures.items()}
+    groups = {case.id: case.group for case in dataset.cases.values() if case.group is not None}
+    warnings += [*leaks(signatures, groups), *doubtful_channels(dataset.channel_names, pooled)]
+    return pooled, problems, warnings, n_new

@@ -13,10 +13,11 @@ from autoseg.core.dataset import Case
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import content_key, whole_file
 from autoseg.core.labels import LabelScheme
+from autoseg.fingerprinting.duplicates import signature
 from autoseg.io.images import read_case, with_data_files
 from autoseg.ops.crop import bounding_box, crop, nonzero_mask
 
-MEASURE_VERSION = 2
+MEASURE_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class CaseMeasure:
 
     `samples` holds foreground intensities, float32 (C, n), of `n_foreground` voxels as many as were asked
     for; the ignore label is no foreground. `labels` maps a name to (volume in ml, millimetres from the image
-    centre towards the patient's left).
+    centre towards the patient's left). `ranges` are the lowest and highest intensity of each channel of the
+    whole image; `signature` tells images that are nearly the same (see duplicates.py).
     """
 
     key: str
@@ -45,7 +47,9 @@ class CaseMeasure:
     labels: dict[str, tuple[float, float]]
     warnings: tuple[Problem, ...]
     n_foreground: int
+    ranges: tuple[tuple[float, float], ...]
     samples: NDArray[np.float32]
+    signature: NDArray[np.float32]
 
 
 def measure_case(job: MeasureJob) -> bool:
@@ -73,7 +77,9 @@ def measure_case(job: MeasureJob) -> bool:
         labels=_label_facts(loaded.label, job.labels, geometry.spacing_mm),
         warnings=loaded.warnings,
         n_foreground=int(np.count_nonzero(foreground)),
+        ranges=tuple((float(channel.min()), float(channel.max())) for channel in loaded.image),
         samples=_sample(image, foreground, job.max_samples),
+        signature=signature(loaded.image),
     )
     _save(job.path, measure)
     return True
@@ -123,16 +129,17 @@ def _save(path: Path, measure: CaseMeasure) -> None:
         "labels": measure.labels,
         "warnings": [vars(warning) for warning in measure.warnings],
         "n_foreground": measure.n_foreground,
+        "ranges": measure.ranges,
     }
     text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
     with whole_file(path) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, facts=text, samples=measure.samples)
+        np.savez(stream, facts=text, samples=measure.samples, signature=measure.signature)
 
 
 def _load(path: Path) -> CaseMeasure | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            facts, samples = json.loads(stored["facts"].tobytes()), stored["samples"]
+            facts, samples, mark = json.loads(stored["facts"].tobytes()), stored["samples"], stored["signature"]
         return CaseMeasure(
             key=facts["key"],
             spacing_mm=tuple(facts["spacing_mm"]),
@@ -141,7 +148,9 @@ def _load(path: Path) -> CaseMeasure | None:
             labels={name: tuple(values) for name, values in facts["labels"].items()},
             warnings=tuple(Problem(**warning) for warning in facts["warnings"]),
             n_foreground=facts["n_foreground"],
+            ranges=tuple((low, high) for low, high in facts["ranges"]),
             samples=samples,
+            signature=mark,
         )
     except Exception:  # missing, damaged in whatever way, or of another version: it is measured again
         return None

@@ -35,6 +35,8 @@ def pool(measures: dict[str, CaseMeasure]) -> Fingerprint:
         },
         median_relative_size_after_cropping=float(np.median([m.relative_size_after_crop for m in ordered])),
         cases=cases,
+        absent_labels=_absent_labels(measures),
+        ranges={str(c): [measures[case].ranges[c] for case in cases] for c in range(n_channels)},
         labels=_label_statistics(ordered),
         key=content_key([measure.key for measure in ordered]),
     )
@@ -65,6 +67,13 @@ def weighted_intensities(samples: Sequence[NDArray[np.float32]]) -> Intensities:
         percentile_00_5=low,
         percentile_99_5=high,
     )
+
+
+def _absent_labels(measures: dict[str, CaseMeasure]) -> dict[str, list[str]]:
+    """Labels that occur somewhere but not in a case, for the cases that lack any."""
+    known = sorted({name for measure in measures.values() for name in measure.labels})
+    absent = {case: [name for name in known if name not in measures[case].labels] for case in sorted(measures)}
+    return {case: names for case, names in absent.items() if names}
 
 
 def _label_statistics(measures: list[CaseMeasure]) -> dict[str, LabelStatistics]:

@@ -33,6 +33,8 @@ class Options:
     configurations: tuple[str, ...] = ()
     gpu_memory_gb: float | None = None
     spacing_mm: tuple[float, float, float] | None = None
+    normalization: tuple[str, ...] = ()
+    stratify: bool = False
     workers: int | None = None
 
 
@@ -85,7 +87,8 @@ def make_plan(
         (plan, whether it was made now, warnings about what was kept).
     """
     path = workspace.plan(name, options.planner)
-    made_from = content_key(fingerprint.key, options.gpu_memory_gb, options.spacing_mm, declaration.model_dump())
+    told = options.gpu_memory_gb, options.spacing_mm, options.normalization
+    made_from = content_key(fingerprint.key, *told, declaration.model_dump())
     known = Plan.read(path) if path.is_file() else None
     if known is not None and known.fingerprint_key == made_from:
         return known, False, []
@@ -100,6 +103,7 @@ def make_plan(
             planner=options.planner,
             gpu_memory_gb=options.gpu_memory_gb,
             spacing_mm=options.spacing_mm,
+            normalization=options.normalization,
         )
         .with_changes(fingerprint_key=made_from)
         .with_configurations_marked()
@@ -156,7 +160,12 @@ def preprocess(
     )
     splits = []
     try:
-        splits = splits_of(dataset, workspace.splits(dataset.name), cases=usable_cases(dataset, workspace))
+        splits = splits_of(
+            dataset,
+            workspace.splits(dataset.name),
+            cases=usable_cases(dataset, workspace),
+            absent_labels=absent_labels(dataset, workspace) if options.stratify else None,
+        )
     except DataError as error:
         problems += error.problems
     warnings = few_cases(len(done), len(splits))
@@ -181,6 +190,12 @@ def usable_cases(dataset: Dataset, workspace: Workspace) -> set[str]:
     """Cases that the splits are made of: those that were measured without a defect, prepared yet or not."""
     path = workspace.fingerprint(dataset.name)
     return set(Fingerprint.read(path).cases if path.is_file() else dataset.cases) & set(dataset.cases)
+
+
+def absent_labels(dataset: Dataset, workspace: Workspace) -> dict[str, list[str]]:
+    """Labels that cases lack, as measured."""
+    path = workspace.fingerprint(dataset.name)
+    return Fingerprint.read(path).absent_labels if path.is_file() else {}
 
 
 def _check_options(options: Options, plan: Path) -> None:

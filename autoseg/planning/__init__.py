@@ -17,7 +17,7 @@ from autoseg.core.records import nearest
 from autoseg.planning.batch_size import batch_size
 from autoseg.planning.budget import Budget
 from autoseg.planning.mirroring import LEFT_RIGHT, mirroring
-from autoseg.planning.normalization import normalization
+from autoseg.planning.normalization import normalization as choose_normalization
 from autoseg.planning.patch_size import patch_and_network
 from autoseg.planning.target_spacing import resampled_shape, target_spacing
 
@@ -52,6 +52,7 @@ def plan(
     planner: str = "default",
     gpu_memory_gb: float | None = None,
     spacing_mm: Sequence[float] | None = None,
+    normalization: Sequence[str] = (),
 ) -> Plan:
     """Decide everything about a data set: one configuration per way to look at it.
 
@@ -62,9 +63,10 @@ def plan(
         planner: a key of PLANNERS.
         gpu_memory_gb: memory to plan for; None is what the planner was made for.
         spacing_mm: overrides the target spacing, (z, y, x).
+        normalization: overrides the scheme of every channel (see normalization.py).
 
     Raises:
-        UsageError: unknown planner, or a spacing or memory that is not positive.
+        UsageError: unknown planner or scheme, or a spacing or memory that is not positive.
         DataError: the fingerprint has not the channels of dataset.json.
     """
     budget = budget_for(planner, gpu_memory_gb, spacing_mm)
@@ -81,7 +83,7 @@ def plan(
     spacing = target[list(forward)]
     # nnU-Net's fingerprint files, which name no cases, may sample them; numTraining may be wrong
     n_cases = len(fingerprint.cases) or declaration.numTraining or len(shapes)
-    build = _Builder(fingerprint, declaration, forward, budget)
+    build = _Builder(fingerprint, declaration, forward, budget, normalization)
     configurations: dict[str, Configuration] = {}
     if median[0] != 1:
         full = build(spacing, median, n_cases * prod(median), why_spacing)
@@ -138,13 +140,19 @@ class _Builder:
     """One configuration from a spacing and a median shape (both transposed)."""
 
     def __init__(
-        self, fingerprint: Fingerprint, declaration: DatasetJson, forward: tuple[int, ...], budget: Budget
+        self,
+        fingerprint: Fingerprint,
+        declaration: DatasetJson,
+        forward: tuple[int, ...],
+        budget: Budget,
+        schemes: Sequence[str],
     ) -> None:
         self.budget = budget
         self.n_label_entries = len(declaration.labels)
-        self.norm = normalization(
+        self.norm = choose_normalization(
             list(declaration.channel_names.values()),
             relative_size_after_crop=fingerprint.median_relative_size_after_cropping,
+            wanted=schemes,
         )
         self.mirroring = mirroring(declaration.scheme, fingerprint)
         self.left_right = forward.index(LEFT_RIGHT)

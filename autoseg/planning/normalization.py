@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import get_args
+
+from autoseg.core.errors import UsageError
 from autoseg.core.plan import Normalization
+from autoseg.core.records import nearest
+
+NONZERO = "zscore_nonzero"  # a z-score in the nonzero mask
+WANTED = (*get_args(Normalization), NONZERO)
 
 BY_CHANNEL_NAME: dict[str, Normalization] = {
     "ct": "ct",
@@ -15,14 +23,21 @@ MASK_BELOW = 0.75
 
 
 def normalization(
-    channel_names: list[str], *, relative_size_after_crop: float
+    channel_names: list[str], *, relative_size_after_crop: float, wanted: Sequence[str] = ()
 ) -> tuple[list[Normalization], list[bool], str]:
     """Scheme per channel, whether it is computed in the nonzero mask only, and the reason (rule 3.8).
 
     Hounsfield units mean the same in every scan, so CT keeps them; other channels are z-scored per image.
     Where cropping to the nonzero region removed over a quarter of the image, the zeros would spoil that
-    statistic and are left out.
+    statistic and are left out. `wanted` overrides all that: a name of WANTED per channel.
+
+    Raises:
+        UsageError: `wanted` has another number of entries than there are channels, or an unknown one.
     """
+    if wanted:
+        _check(wanted, channel_names)
+        chosen: list[Normalization] = ["zscore" if name == NONZERO else name for name in wanted]  # type: ignore[misc]
+        return chosen, [name == NONZERO for name in wanted], f"given by the user: {', '.join(wanted)}"
     schemes: list[Normalization] = [BY_CHANNEL_NAME.get(name.casefold(), "zscore") for name in channel_names]
     masked = relative_size_after_crop < MASK_BELOW
     use_mask = [scheme == "zscore" and masked for scheme in schemes]
@@ -32,3 +47,12 @@ def normalization(
         f"so z-scores {'use' if masked else 'need not use'} the mask"
     )
     return schemes, use_mask, reason
+
+
+def _check(wanted: Sequence[str], channel_names: list[str]) -> None:
+    if len(wanted) != len(channel_names):
+        listed = ", ".join(channel_names)
+        raise UsageError(f"--normalization has {len(wanted)} entries; give one per channel ({listed})")
+    for name in wanted:
+        if name not in WANTED:
+            raise UsageError(f"--normalization: there is no '{name}'; {nearest(name, [*WANTED])}")

@@ -75,6 +75,42 @@ def test_groups_are_spread_evenly_and_the_same_each_time() -> None:
     assert default_splits(dict(reversed(groups.items()))) == folds
 
 
+def test_rare_labels_are_spread_over_the_folds() -> None:
+    cases = names(40)
+    rare, half = cases[::8], cases[::2]  # in 5 and in 20 of 40 cases
+    absent = {c: [label for label, held in (("rare", rare), ("half", half)) if c not in held] for c in cases}
+    folds = default_splits({case: case for case in cases}, absent)
+    assert sorted(case for fold in folds for case in fold.val) == cases
+    assert [len(set(fold.val) & set(rare)) for fold in folds] == [1] * 5
+    assert [len(set(fold.val) & set(half)) for fold in folds] == [4] * 5
+    assert [len(fold.val) for fold in folds] == [8] * 5
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.text("abc", min_size=1, max_size=3), st.text("xyz", min_size=1, max_size=2), max_size=30),
+    st.data(),
+)
+def test_stratified_groups_are_never_split_and_no_fold_is_empty(groups: dict[str, str], data: st.DataObject) -> None:
+    absent = {case: data.draw(st.lists(st.sampled_from("KLM"), unique=True)) for case in groups}
+    folds = default_splits(groups, absent)
+    assert len(folds) == len(default_splits(groups))
+    for fold in folds:
+        assert fold.train
+        assert fold.val
+        assert {groups[case] for case in fold.train}.isdisjoint(groups[case] for case in fold.val)
+    assert sorted(case for fold in folds for case in fold.val) == (sorted(groups) if folds else [])
+
+
+def test_stratified_splits_stay_stratified(tmp_path: Path) -> None:
+    path, dataset = tmp_path / "splits.json", dataset_of(dict.fromkeys(names(20)))
+    absent = {case: ["a"] for case in names(20)[5:]}
+    first = splits_of(dataset, path, cases={*dataset.cases}, absent_labels=absent)
+    assert [len(set(fold.val) & set(names(5))) for fold in first] == [1] * 5
+    assert first != default_splits({case: case for case in names(20)})
+    assert splits_of(dataset, path, cases={*dataset.cases}) == first
+
+
 def test_default_splits_are_written_in_nnunets_form(tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
     found = splits_of(dataset_of(dict.fromkeys(names(7))), path, cases={*names(7)})

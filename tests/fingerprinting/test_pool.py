@@ -25,7 +25,9 @@ def measure(key: str, samples: np.ndarray, **changes: object) -> CaseMeasure:
         "labels": {},
         "warnings": (),
         "n_foreground": samples.shape[1],
+        "ranges": tuple((0.0, 9.0 + c) for c in range(len(samples))),
         "samples": samples.astype(np.float32),
+        "signature": np.zeros(8, dtype=np.float32),
     }
     return CaseMeasure(**{**facts, **changes})
 
