@@ -50,11 +50,6 @@ class StoredCase:
         """(Z, Y, X)."""
         return self.meta.shape[1:]
 
-    @property
-    def location_keys(self) -> tuple[int, ...]:
-        """Keys for which `locations` has at least one voxel."""
-        return tuple(key for key, (first, end) in self.meta.offsets.items() if end > first)
-
     @cached_property
     def image(self) -> Any:
         """float32 (C, Z, Y, X) on disk; slicing gives NumPy arrays."""
@@ -66,12 +61,13 @@ class StoredCase:
         return self._opened("label")
 
     def locations(self, key: int) -> NDArray[np.int32]:
-        """int32 (n, 3) voxel coordinates (z, y, x) of one class; a memory map: one row costs one read."""
+        """int32 (n, 3) voxel coordinates (z, y, x) of one class, a memory map."""
         first, end = self.meta.offsets[key]
-        return self._locations[first:end]
+        return self.all_locations[first:end]
 
     @cached_property
-    def _locations(self) -> NDArray[np.int32]:
+    def all_locations(self) -> NDArray[np.int32]:
+        """int32 (n, 3) voxel coordinates of all classes, one after the other, a memory map."""
         path = _file(self.folder, self.id, "locations.npy")
         try:
             rows: NDArray[np.int32] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -150,18 +146,22 @@ class CaseStore:
 
     def has(self, case_id: str, key: str) -> bool:
         """Whether the case is complete and was made from the same things."""
-        description, *arrays = (_file(self.folder, case_id, end) for end in FILE_ENDS)
-        if not all(path.is_file() for path in (description, *arrays)):
+        if not all(_file(self.folder, case_id, end).is_file() for end in FILE_ENDS):
             return False
+        meta = self._meta(case_id)
+        return meta is not None and meta.key == key
+
+    def _meta(self, case_id: str) -> CaseMeta | None:
         try:
-            return CaseMeta.read(description).key == key
-        except DataError:
-            return False
+            return CaseMeta.read(_file(self.folder, case_id, "json"))
+        except DataError:  # damaged, or of another version: there is no such case
+            return None
 
     def case_ids(self) -> list[str]:
         """Ids of the complete cases, sorted."""
         names = (path.name.removesuffix(".json") for path in self.folder.glob("[!.]*.json"))
-        return sorted(n for n in names if all(_file(self.folder, n, end).is_file() for end in FILE_ENDS))
+        complete = (n for n in names if all(_file(self.folder, n, end).is_file() for end in FILE_ENDS))
+        return sorted(n for n in complete if self._meta(n) is not None)
 
 
 FILE_ENDS = ("json", "image.b2nd", "label.b2nd", "locations.npy")

@@ -9,6 +9,8 @@ from autoseg.core.errors import Problem
 from autoseg.core.plan import Plan
 from autoseg.core.workers import failure, supervised_map
 from autoseg.core.workspace import Workspace
+from autoseg.io.case_store import CaseStore
+from autoseg.io.class_index import build_index
 from autoseg.preprocessing.prepare_case import PrepareJob, prepare_case
 
 
@@ -39,4 +41,6 @@ def preprocess(
         else:
             problems += failure(outcome, case=outcome.job.case.id)
         progress(outcome.job.case.id)
+    for folder in stores.values():
+        build_index(CaseStore(folder))
     return sorted(done), problems, n_new

@@ -22,6 +22,7 @@ from autoseg.core.recipe import Recipe
 from autoseg.core.splits import Split
 from autoseg.core.workers import available_cpus
 from autoseg.io.case_store import CaseStore
+from autoseg.io.class_index import build_index
 from autoseg.io.weights import load_weights
 from autoseg.training.augmentation import crop_size, rules_for
 from autoseg.training.loader import batches
@@ -72,6 +73,7 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
         return False
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
+    build_index(CaseStore(job.store))
     run, crops, val_crops = _prepare(job)
     state = folder / "state_latest.safetensors"
     if state.is_file():

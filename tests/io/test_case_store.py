@@ -71,7 +71,6 @@ def test_views_that_are_not_contiguous_are_stored(store):
 def test_locations_are_memory_maps_per_class(store):
     _write(store)
     case = store.open("case_07")
-    assert case.location_keys == (0, 1, -1)
     for key, expected in LOCATIONS.items():
         assert np.array_equal(case.locations(key), expected)
         assert case.locations(key).dtype == np.int32
@@ -85,7 +84,6 @@ def test_locations_are_memory_maps_per_class(store):
 def test_a_case_without_foreground_is_stored(store, locations):
     _write(store, locations=locations)
     assert store.has("case_07", "abc")
-    assert store.open("case_07").location_keys == ()
     for key in locations:
         assert store.open("case_07").locations(key).shape == (0, 3)
 
@@ -128,7 +126,6 @@ def test_writing_again_replaces_the_case(store):
     assert not store.has("case_07", "abc")
     case = store.open("case_07")
     assert np.array_equal(case.image[...], IMAGE + 1)
-    assert case.location_keys == (2,)
     assert len(list(store.folder.iterdir())) == 4
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from autoseg.core.plan import Plan
 from autoseg.io.case_store import CaseMeta, CaseStore
+from autoseg.io.class_index import build_index
 from autoseg.preprocessing.prepare_case import class_locations
 
 MakeStore = Callable[..., Path]
@@ -37,6 +38,7 @@ def make_store(tmp_path: Path) -> MakeStore:
                 meta=CaseMeta(key="made by hand"),
                 patch_size=(1, *patch)[-3:],
             )
+        build_index(store)
         return store.folder
 
     return write

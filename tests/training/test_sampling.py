@@ -11,6 +11,7 @@ import pytest
 
 from autoseg.core.labels import LabelScheme
 from autoseg.io.case_store import CaseMeta, CaseStore
+from autoseg.io.class_index import build_index
 from autoseg.preprocessing.prepare_case import class_locations
 from autoseg.training.loader import batches
 from autoseg.training.sampling import CropRules, read_batch
@@ -30,6 +31,7 @@ def write(folder: Path, case: str, label: np.ndarray, scheme: LabelScheme = SCHE
         meta=CaseMeta(key="k"),
         patch_size=(8, 8, 8),
     )
+    build_index(CaseStore(folder))
 
 
 def body(shape: tuple[int, int, int] = (20, 24, 22)) -> np.ndarray:
