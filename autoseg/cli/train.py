@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from autoseg.cli import options
 from autoseg.cli.progress import ProgressDisplay
 from autoseg.cli.run import run
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from autoseg.core.recipe import Recipe
@@ -29,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-f", dest="folds", nargs="+", default=(), metavar="FOLD", help="0 1 ... or all (default: each fold)"
     )
     options.add_planner(parser)
-    parser.add_argument("--recipe", default="default", metavar="NAME", help="default, quick, or a recipe.json")
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="default, quick, or a recipe.json (default: by the budget, quick below 10,000 steps)",
+    )
     parser.add_argument(
         "--set", dest="changes", nargs="+", default=(), metavar="KEY=VALUE", help="change recipe fields"
     )
@@ -50,10 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     from autoseg.core.errors import DataError, UsageError
-    from autoseg.core.recipe import RECIPES, Recipe
+    from autoseg.core.recipe import RECIPES, SHORT_BUDGET, Recipe, recipe_for
     from autoseg.core.records import nearest
 
-    if args.recipe in RECIPES:
+    if args.recipe is None:
+        recipe = recipe_for(args.epochs, args.iterations)
+        if recipe.name != "default":
+            steps = recipe.epochs * recipe.iterations
+            log.info("recipe '%s': %d steps are fewer than %d; choose with --recipe", recipe.name, steps, SHORT_BUDGET)
+    elif args.recipe in RECIPES:
         recipe = RECIPES[args.recipe]
     elif Path(args.recipe).is_file():
         try:

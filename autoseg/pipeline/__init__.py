@@ -8,18 +8,17 @@ evaluate              Segmentations, truths -> Scores
 
 from __future__ import annotations
 
-from autoseg.pipeline.crossvalidating import TrainOptions, train
-from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_workers, silent
-from autoseg.pipeline.predicting import PredictOptions, predict
-from autoseg.pipeline.preparing import (
-    Options,
-    extract_fingerprint,
-    make_plan,
-    plan_and_preprocess,
-    preprocess,
-    read_plan,
-)
-from autoseg.pipeline.scoring import evaluate, show_predictions
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoseg.pipeline.crossvalidating import TrainOptions, train
+    from autoseg.pipeline.explaining import explain
+    from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_workers, silent
+    from autoseg.pipeline.plan_file import Options, make_plan, read_plan
+    from autoseg.pipeline.predicting import PredictOptions, predict
+    from autoseg.pipeline.preparing import extract_fingerprint, plan_and_preprocess, preprocess
+    from autoseg.pipeline.scoring import evaluate, show_predictions
 
 __all__ = [
     "CaseCounter",
@@ -29,6 +28,7 @@ __all__ = [
     "Progress",
     "TrainOptions",
     "evaluate",
+    "explain",
     "extract_fingerprint",
     "few_workers",
     "make_plan",
@@ -40,3 +40,21 @@ __all__ = [
     "silent",
     "train",
 ]
+
+# Imported on first use: planning needs no torch, whose import takes ten times as long as the planning itself.
+FILES = {
+    "crossvalidating": ("TrainOptions", "train"),
+    "explaining": ("explain",),
+    "outcome": ("CaseCounter", "Outcome", "Progress", "few_workers", "silent"),
+    "plan_file": ("Options", "make_plan", "read_plan"),
+    "predicting": ("PredictOptions", "predict"),
+    "preparing": ("extract_fingerprint", "plan_and_preprocess", "preprocess"),
+    "scoring": ("evaluate", "show_predictions"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for file, names in FILES.items():
+        if name in names:
+            return getattr(import_module(f"autoseg.pipeline.{file}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,8 @@ from autoseg.core.workspace import Workspace, fold_folder
 from autoseg.io.case_store import CaseStore
 from autoseg.nets.device import choose_device, enough_memory
 from autoseg.pipeline.outcome import Outcome, Progress, few_cases, few_workers, silent
-from autoseg.pipeline.preparing import read_plan, usable_cases
+from autoseg.pipeline.plan_file import read_plan
+from autoseg.pipeline.preparing import usable_cases
 from autoseg.preprocessing.prepare_case import store_key
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import inf, prod
 
@@ -16,10 +16,13 @@ from autoseg.core.plan import Configuration, Plan
 from autoseg.core.records import nearest
 from autoseg.planning.batch_size import batch_size
 from autoseg.planning.budget import Budget
+from autoseg.planning.explain import explain
 from autoseg.planning.mirroring import LEFT_RIGHT, mirroring
 from autoseg.planning.normalization import normalization as choose_normalization
 from autoseg.planning.patch_size import patch_and_network
 from autoseg.planning.target_spacing import resampled_shape, target_spacing
+
+__all__ = ["CONFIGURATIONS", "PLANNERS", "budget_for", "explain", "plan"]
 
 RESIDUAL = Budget(
     network="residual_encoder_unet",
@@ -88,11 +91,14 @@ def plan(
     if median[0] != 1:
         full = build(spacing, median, n_cases * prod(median), why_spacing)
         low = _lowres(build, full, median, n_cases)
-        why = "batch Dice when a patch sees less than a quarter of the image: some patches lack structures"
+        share = prod(full.patch_size) / prod(median)
+        why = f"a patch sees {share:.0%} of the median image; below {LOWRES_BELOW:.0%} some patches lack structures"
         full = full.with_changes(batch_dice=low is not None, reasons={**full.reasons, "batch_dice": why})
         configurations = {"3d_fullres": full}
         if low is not None:
-            cascade = full.with_changes(inherits_from="3d_fullres", previous_stage="3d_lowres")
+            why = f"a patch of 3d_fullres sees {share:.0%} of the median image, less than {LOWRES_BELOW:.0%}"
+            reasons = {**full.reasons, "previous_stage": why}
+            cascade = full.with_changes(inherits_from="3d_fullres", previous_stage="3d_lowres", reasons=reasons)
             configurations = {"3d_lowres": low, "3d_fullres": full, "3d_cascade_fullres": cascade}
     slices = build(spacing[1:], median[1:], n_cases * prod(median), why_spacing)
     configurations = {"2d": slices.with_changes(batch_dice=True), **configurations}
@@ -106,7 +112,9 @@ def plan(
         file_ending=declaration.file_ending,
         intensities=_intensities(fingerprint, len(declaration.channel_names)),
         configurations=configurations,
-        reasons={"transpose_forward": f"axis {coarsest} has the coarsest target spacing and comes first"},
+        reasons={
+            "transpose_forward": f"target spacing {_by_axis(target)} mm (z, y, x): axis {coarsest} is the coarsest"
+        },
         fingerprint_key=fingerprint.key,
     )
 
@@ -149,9 +157,10 @@ class _Builder:
     ) -> None:
         self.budget = budget
         self.n_label_entries = len(declaration.labels)
+        self.relative_size = fingerprint.median_relative_size_after_cropping
         self.norm = choose_normalization(
             list(declaration.channel_names.values()),
-            relative_size_after_crop=fingerprint.median_relative_size_after_cropping,
+            relative_size_after_crop=self.relative_size,
             wanted=schemes,
         )
         self.mirroring = mirroring(declaration.scheme, fingerprint)
@@ -184,11 +193,18 @@ class _Builder:
             reasons={
                 "spacing_mm": why_spacing,
                 "patch_size": why_patch,
+                "network": f"spacing {_by_axis(spacing)} mm and patch {_by_axis(shape.patch_size)}",
                 "batch_size": why_batch,
                 "normalization": why_norm,
+                "use_mask_for_norm": f"the nonzero region is {self.relative_size:.0%} of the median image",
+                "batch_dice": "off unless a 3d_lowres is planned" if dimensions == 3 else "slices are many and small",
                 "mirror_axes": why_mirror,
             },
         )
+
+
+def _by_axis(values: Iterable[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
 
 
 def _lowres(build: _Builder, full: Configuration, median: NDArray[np.float64], n_cases: int) -> Configuration | None:

@@ -25,15 +25,20 @@ def target_spacing(fingerprint: Fingerprint) -> tuple[NDArray[np.float64], str]:
     coarse = target[worst] > ANISOTROPY * max(target[others])
     short = sizes[worst] * ANISOTROPY < min(sizes[others])
     if not (coarse and short):
-        return target, f"median spacing of {len(spacings)} cases"
+        return target, f"{_spread(spacings)}; median shape {' x '.join(f'{n:g}' for n in sizes)}"
     finer = float(np.percentile(spacings[:, worst], 10))
     if finer < max(target[others]):
         finer = float(max(target[others])) + 1e-5
     target[worst] = finer
     return target, (
-        f"median spacing of {len(spacings)} cases; axis {worst} is over {ANISOTROPY:g} times coarser and "
+        f"{_spread(spacings)}; axis {worst} is over {ANISOTROPY:g} times coarser and "
         "shorter than the others, so its 10th percentile is taken"
     )
+
+
+def _spread(spacings: NDArray[np.float64]) -> str:
+    ends = zip(spacings.min(axis=0), spacings.max(axis=0), strict=True)
+    return f"{len(spacings)} cases with {' x '.join(f'{a:.3g}-{b:.3g}' for a, b in ends)} mm (z, y, x)"
 
 
 def resampled_shape(

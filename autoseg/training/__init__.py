@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from autoseg.training.fold import FoldJob, check_fold, read_log, train_fold
+from autoseg.training.probe import StepJob, measure_step
 
-__all__ = ["FoldJob", "check_fold", "read_log", "train_fold"]
+__all__ = ["FoldJob", "StepJob", "check_fold", "measure_step", "read_log", "train_fold"]

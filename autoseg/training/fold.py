@@ -17,14 +17,14 @@ import torch
 
 from autoseg.core.errors import Interrupted, UsageError
 from autoseg.core.files import content_key, write_bytes
-from autoseg.core.plan import Plan
+from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.splits import Split
 from autoseg.core.workers import available_cpus
 from autoseg.io.case_store import CaseStore
 from autoseg.io.class_index import build_index
 from autoseg.io.weights import load_weights
-from autoseg.training.augmentation import crop_size, rules_for
+from autoseg.training.augmentation import AugmentationRules, crop_size, rules_for
 from autoseg.training.loader import batches
 from autoseg.training.objective import loss_for
 from autoseg.training.optimizer import learning_rate, optimizers, schedules
@@ -106,20 +106,25 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
     return True
 
 
-def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
-    configuration = job.plan.configuration(job.configuration)
-    scheme, dimensions = job.plan.scheme, configuration.dimensions
-    left_right = job.plan.left_right_axis(dimensions)
+def augmentation_rules(plan: Plan, configuration: Configuration) -> AugmentationRules:
+    """How patches of a configuration are augmented: its size, its mirror axes, the labels that change places."""
+    scheme = plan.scheme
+    left_right = plan.left_right_axis(configuration.dimensions)
     pairs = tuple(
         (scheme.values.index(scheme.foreground[a][0]), scheme.values.index(scheme.foreground[b][0]))
         for a, b in configuration.mirror_label_pairs
     )
-    rules = rules_for(
+    return rules_for(
         configuration.patch_size,
         mirror_axes=configuration.mirror_axes,
         mirror_label_pairs={left_right: pairs} if pairs and left_right is not None else {},
         mask_channels=configuration.use_mask_for_norm,
     )
+
+
+def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
+    configuration = job.plan.configuration(job.configuration)
+    rules = augmentation_rules(job.plan, configuration)
     patch = tuple(configuration.patch_size)
     enlarged = crop_size(patch, rotation_rad=rules.rotation_rad, dummy_2d=rules.dummy_2d)
     crops = CropRules(

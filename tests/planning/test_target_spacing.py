@@ -29,7 +29,7 @@ def target(make_fingerprint: Callable[..., Fingerprint]) -> Target:
 def test_the_median_counts_per_axis(target: Target) -> None:
     spacing, reason = target([(1, 2, 9), (2, 3, 8), (3, 7, 1)], (100, 100, 100))
     assert spacing == [2, 3, 8]
-    assert reason == "median spacing of 3 cases"
+    assert reason == "3 cases with 1-3 x 2-7 x 1-9 mm (z, y, x); median shape 100 x 100 x 100"
 
 
 def test_thick_and_few_slices_take_the_tenth_percentile(target: Target) -> None:

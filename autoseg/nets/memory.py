@@ -1,0 +1,106 @@
+"""What a training step holds in memory, by arithmetic over the network's numbers; no network is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from autoseg.core.plan import NetworkSpec
+from autoseg.nets.cost import feature_map_elements
+
+ELEMENT_BYTES = {"float32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """Gigabytes (1e9 bytes) of one training step, by what they hold.
+
+    activations: what the backward pass needs of every layer; loss: logits, probabilities and targets of all outputs;
+    transient: gradients of the largest feature maps; parameters: weights, and their copies in lower precision;
+    gradients and optimizer: as many float32 numbers as there are weights, once and once per moment.
+    """
+
+    activations: float
+    loss: float
+    transient: float
+    parameters: float
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        """Everything together."""
+        return sum(vars(self).values())
+
+
+def count_parameters(spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> int:
+    """Weights of a plain or residual encoder U-Net."""
+    residual = spec.name == "residual_encoder_unet"
+    features, kernels = spec.features_per_stage, [prod(kernel) for kernel in spec.kernel_sizes]
+
+    def conv(n_in: int, n_out: int, kernel: int) -> int:
+        return n_in * n_out * kernel + n_out + 2 * n_out  # weights, biases, and the norm's scale and shift
+
+    total, n_in = 0, n_channels
+    for stage, (n_out, kernel, blocks) in enumerate(zip(features, kernels, spec.blocks_per_stage, strict=True)):
+        if residual and stage == 0:
+            total += conv(n_in, n_out, kernel)
+            n_in = n_out
+        for _ in range(blocks):
+            total += conv(n_in, n_out, kernel)
+            if residual:
+                total += conv(n_out, n_out, kernel) + (n_in * n_out + 2 * n_out if n_in != n_out else 0)
+            n_in = n_out
+    for stage, blocks in enumerate(spec.blocks_per_stage_decoder):
+        here, below = features[stage], features[stage + 1]
+        total += below * here * prod(spec.strides[stage + 1]) + here
+        total += conv(2 * here, here, kernels[stage]) + (blocks - 1) * conv(here, here, kernels[stage])
+        total += here * n_outputs + n_outputs
+    return total if len(features) > 1 else total + features[0] * n_outputs + n_outputs
+
+
+def training_memory(
+    spec: NetworkSpec,
+    patch_size: Sequence[int],
+    *,
+    batch_size: int,
+    n_channels: int,
+    n_outputs: int,
+    precision: str,
+    moments: int = 1,
+    averaged: bool = False,
+) -> TrainingMemory:
+    """Memory of one training step.
+
+    Every convolution keeps its output for the norm behind it and the norm's output for the next layer; a transposed
+    convolution's output lives on in the concatenation with its skip, twice as large: two maps for each that
+    `feature_map_elements` counts.
+
+    Args:
+        spec: the network.
+        patch_size: voxels per axis.
+        batch_size: samples per step.
+        n_channels: of the image.
+        n_outputs: channels of the logits.
+        precision: a key of ELEMENT_BYTES, in which the network computes; weights and loss are float32.
+        moments: numbers that the optimizer keeps per weight (SGD with momentum 1, AdamW 2).
+        averaged: whether a moving average of the weights is kept.
+    """
+    element, patch = ELEMENT_BYTES[precision], prod(patch_size)
+    maps = feature_map_elements(spec, patch_size, n_label_entries=0)
+    scale, voxels_of_outputs = 1, 0
+    for strides in spec.strides[:-1] or spec.strides:
+        scale *= prod(strides)
+        voxels_of_outputs += patch // scale
+    # logits; log-probabilities, probabilities and their gradient in float32; who belongs to which class
+    per_logit = element + 3 * 4 + 2
+    weights = count_parameters(spec, n_channels=n_channels, n_outputs=n_outputs)
+    return TrainingMemory(
+        activations=batch_size * (2 * element * maps + (4 + element) * n_channels * patch) / 1e9,
+        loss=batch_size * voxels_of_outputs * (per_logit * n_outputs + 8) / 1e9,
+        transient=batch_size * 4 * element * spec.features_per_stage[0] * patch / 1e9,
+        parameters=weights * (4 + (2 if element == 2 else 0) + (4 if averaged else 0)) / 1e9,
+        gradients=weights * 4 / 1e9,
+        optimizer=weights * 4 * moments / 1e9,
+    )

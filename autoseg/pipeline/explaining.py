@@ -1,0 +1,134 @@
+"""Why a plan is as it is, and what following it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import torch
+
+from autoseg import planning, training
+from autoseg.core.fingerprint import Fingerprint
+from autoseg.core.plan import Configuration, Plan
+from autoseg.core.recipe import Recipe
+from autoseg.core.workers import supervised_map
+from autoseg.nets.device import choose_device, choose_precision
+from autoseg.nets.memory import TrainingMemory, training_memory
+from autoseg.pipeline.outcome import Progress, silent
+
+MOMENTS = {"sgd": 1, "adamw": 2}
+STORED_BYTES = 4, 2  # per voxel of an image channel and of the labels, before compression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What training one configuration takes. The measured figures are those of a step on this machine's `device`.
+
+    On a CPU a step is measured with one sample and multiplied: samples do not share any work.
+    """
+
+    memory: TrainingMemory
+    precision: str
+    stored_gb: float
+    device: str
+    steps: int
+    step_seconds: float | None
+    measured_gb: float | None
+    predicted_gb: float | None  # the same arithmetic for the step that was measured
+    failure: str = ""
+
+    @property
+    def training_hours(self) -> float | None:
+        """One fold with its validation batches, which cost about a third of a step each."""
+        return None if self.step_seconds is None else self.steps * self.step_seconds / 3600
+
+
+def cost_of(
+    plan: Plan, name: str, fingerprint: Fingerprint, *, recipe: Recipe, device: str | None, progress: Progress = silent
+) -> Cost:
+    """Memory and disk by arithmetic, time from a short measured step, for one configuration."""
+    configuration, where = plan.configuration(name), choose_device(device)
+    precision = choose_precision(where, recipe.precision)
+    samples = 1 if where.type == "cpu" else configuration.batch_size
+    progress("measure a step", 0, 1, name)
+    job = training.StepJob(plan=plan, configuration=name, recipe=recipe, device=str(where), batch_size=samples)
+    (outcome,) = supervised_map(training.measure_step, [job], workers=1)
+    progress("measure a step", 1, 1, name)
+    step = outcome.result
+    return Cost(
+        memory=_memory(plan, configuration, recipe, precision, configuration.batch_size),
+        precision=precision,
+        stored_gb=_stored_gb(plan, configuration, fingerprint),
+        device=torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
+        steps=round(recipe.epochs * (recipe.iterations + recipe.validation_batches / 3)),
+        step_seconds=None if step is None else step.seconds * configuration.batch_size / samples,
+        measured_gb=None if step is None else step.memory_gb,
+        predicted_gb=None if step is None else _memory(plan, configuration, recipe, precision, samples).total,
+        failure="" if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}",
+    )
+
+
+def _memory(plan: Plan, c: Configuration, recipe: Recipe, precision: str, batch_size: int) -> TrainingMemory:
+    return training_memory(
+        c.network,
+        c.patch_size,
+        batch_size=batch_size,
+        n_channels=len(plan.channel_names),
+        n_outputs=plan.scheme.n_outputs,
+        precision=precision,
+        moments=MOMENTS.get(recipe.optimizer, 2),
+        averaged=recipe.weight_average > 0,
+    )
+
+
+def _stored_gb(plan: Plan, configuration: Configuration, fingerprint: Fingerprint) -> float:
+    """Size of all preprocessed cases before compression."""
+    target = [configuration.spacing_mm[i] for i in range(configuration.dimensions)]
+    voxels = 0
+    for spacing, shape in zip(fingerprint.spacings, fingerprint.shapes_after_crop, strict=True):
+        old, size = ([values[axis] for axis in plan.transpose_forward] for values in (spacing, shape))
+        new = (old[0], *target)[-3:]
+        voxels += prod(max(1, round(n * a / b)) for n, a, b in zip(size, old, new, strict=True))
+    per_image, per_label = STORED_BYTES
+    return voxels * (per_image * len(plan.channel_names) + per_label) / 1e9
+
+
+def explain(
+    plan: Plan, fingerprint: Fingerprint, *, recipe: Recipe, device: str | None, progress: Progress = silent
+) -> tuple[str, dict[str, Any]]:
+    """The whole explanation as text, and as facts for JSON."""
+    explanations = planning.explain(plan)
+    lines, facts = [f"plan '{plan.planner}' for {plan.dataset}"], {}
+    for name, decisions in explanations.items():
+        lines += ["", "all configurations" if name == "plan" else name]
+        for one in decisions:
+            lines += [f"  {one.decision}: {one.value}", f"    rule     {one.rule}"]
+            lines += [f"    numbers  {one.numbers}", f"    changes  {one.change}"]
+        facts[name] = {"decisions": [asdict(one) for one in decisions]}
+        if name != "plan" and plan.configuration(name).previous_stage is None:
+            cost = cost_of(plan, name, fingerprint, recipe=recipe, device=device, progress=progress)
+            lines += [f"  {line}" for line in _cost_lines(cost, recipe)]
+            facts[name]["cost"] = {**asdict(cost), "training_hours": cost.training_hours}
+    return "\n".join(lines), facts
+
+
+def _cost_lines(cost: Cost, recipe: Recipe) -> Sequence[str]:
+    parts = ", ".join(f"{name} {gb:.2f}" for name, gb in vars(cost.memory).items())
+    lines = [f"memory of a training step: {cost.memory.total:.2f} GB in {cost.precision} ({parts})"]
+    if cost.measured_gb and cost.predicted_gb:
+        off = cost.predicted_gb / cost.measured_gb - 1
+        lines.append(
+            f"  checked on {cost.device}: a step needed {cost.measured_gb:.2f} GB where arithmetic says "
+            f"{cost.predicted_gb:.2f} ({off:+.0%})"
+        )
+    lines.append(f"disk for preprocessed cases: {cost.stored_gb:.2f} GB before compression, which saves some of it")
+    if cost.training_hours is not None:
+        lines.append(
+            f"time per fold on {cost.device}: {cost.training_hours:.1f} hours for {recipe.epochs} epochs of "
+            f"{recipe.iterations} steps, {cost.step_seconds:.2f} s each (measured)"
+        )
+    else:
+        lines.append(f"time: a step could not be measured ({cost.failure})")
+    return lines
