@@ -120,7 +120,8 @@ def splits_of(
     without it keep to that.
     """
     note = path.with_name(f".{path.name}.default")  # what was written by default, to tell it from an edit
-    written: dict[str, Any] = read_json(note) if note.is_file() and path.is_file() else {}
+    written: Any = read_json(note) if note.is_file() and path.is_file() else {}
+    written = written if isinstance(written, dict) else {"splits": written}  # as version 0.1.0 wrote it
     if path.is_file() and written.get("splits") != read_json(path):
         return read_splits(path, known=set(dataset.cases))
     if absent_labels is None:
