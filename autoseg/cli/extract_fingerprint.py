@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = options.new_parser("extract_fingerprint", "Check every case of a data set and measure it.")
     options.add_dataset(parser)
     options.add_workers(parser)
+    options.add_scheduler(parser)
     return run(parser, _act, argv)
 
 
@@ -27,7 +28,9 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.pipeline import extract_fingerprint
 
     dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
-    _, outcome = extract_fingerprint(dataset, workspace, workers=args.workers, progress=ProgressDisplay())
+    _, outcome = extract_fingerprint(
+        dataset, workspace, workers=args.workers, scheduler=args.scheduler, progress=ProgressDisplay()
+    )
     facts = outcome.facts
     text = f"{facts['cases']} cases measured ({facts['cases_measured_now']} now)\n{workspace.fingerprint(dataset.name)}"
     return outcome, text

@@ -33,9 +33,16 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-np", dest="workers", type=count, metavar="N", help="worker processes (default: what fits)")
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_scheduler(parser: argparse.ArgumentParser) -> None:
+    """--scheduler."""
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="work on a Dask cluster (tcp://host:8786) instead of here"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser, *, default: str = "the best there is") -> None:
     """--device."""
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    parser.add_argument("--device", metavar="NAME", help=f"cpu, cuda, cuda:1 or mps (default: {default})")
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:

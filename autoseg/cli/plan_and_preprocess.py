@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_planning(parser)
     options.add_stratify(parser)
     options.add_workers(parser)
+    options.add_scheduler(parser)
+    options.add_device(parser, default="cpu")
     parser.add_argument("--clean", action="store_true", help="measure and preprocess again what is there")
     return run(parser, _act, argv)
 
@@ -42,6 +44,8 @@ def planning_options(args: argparse.Namespace) -> Options:
         normalization=tuple(getattr(args, "normalization", ())),
         stratify=getattr(args, "stratify", False),
         workers=getattr(args, "workers", None),
+        scheduler=getattr(args, "scheduler", None),
+        device=getattr(args, "device", None) or "cpu",
     )
 
 

@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_planner(parser)
     options.add_stratify(parser)
     options.add_workers(parser)
+    options.add_scheduler(parser)
+    options.add_device(parser, default="cpu")
     return run(parser, _act, argv)
 
 

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from autoseg.core.cluster import connect, remote_futures
 from autoseg.core.errors import AutosegError, DataError, Problem
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class WorkerKilled(AutosegError):  # noqa: N818
     """A worker process ended without a word: nearly always the system's answer to a lack of memory."""
 
 
+LACK_OF_MEMORY = "the worker process was killed, usually for lack of memory; free memory or use fewer processes"
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 MEMORY_INFO = Path("/proc/meminfo")
 PR_SET_PDEATHSIG = 1
@@ -81,15 +84,27 @@ def _words(*names: str) -> list[str]:
 
 
 def supervised_map(
-    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ahead: int = 2
+    function: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    workers: int,
+    ahead: int = 2,
+    scheduler: str | None = None,
 ) -> Iterator[Outcome[Job, Result]]:
     """Apply `function` to every job in `workers` processes; yield an Outcome per job, as they finish.
 
     At most `workers * ahead` jobs are handed out at a time. An exception in a worker ends that job only. When
     a worker is killed, the pool is built anew and the jobs that were in flight are tried once more, one at a
     time, so that the guilty one is known; it yields a WorkerKilled error and the others go on. `workers=0`
-    runs in this process.
+    runs in this process. With `scheduler`, the address of a Dask scheduler, its workers do the work instead of
+    local processes; they must see the same files.
+
+    Raises:
+        UsageError: no scheduler answers, or Dask is not installed.
     """
+    if scheduler is not None:
+        yield from _on_cluster(function, jobs, scheduler=scheduler, ahead=ahead)
+        return
     waiting = deque(jobs)
     if workers == 0:
         for job in waiting:
@@ -126,6 +141,17 @@ def supervised_map(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _on_cluster(
+    function: Callable[[Job], Result], jobs: Iterable[Job], *, scheduler: str, ahead: int
+) -> Iterator[Outcome[Job, Result]]:
+    with connect(scheduler) as client:
+        for job, future in remote_futures(partial(_guarded, function), jobs, client=client, ahead=ahead):
+            error = future.exception()
+            if error is not None and type(error).__name__ == "KilledWorker":
+                error = WorkerKilled(f"{LACK_OF_MEMORY} (on the cluster, several times)")
+            yield future.result() if error is None else Outcome(job=job, error=error)
 
 
 def _killed(future: Future[Outcome[Job, Result]]) -> bool:
@@ -193,8 +219,7 @@ def _alone(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result]:
         future = pool.submit(_guarded, function, job)
         if not _killed(future):
             return _outcome(future, job)
-    message = "the worker process was killed, usually for lack of memory; free memory or use fewer processes"
-    return Outcome(job=job, error=WorkerKilled(message))
+    return Outcome(job=job, error=WorkerKilled(LACK_OF_MEMORY))
 
 
 def failure(outcome: Outcome[Job, Result], *, case: str) -> list[Problem]:

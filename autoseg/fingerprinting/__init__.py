@@ -22,6 +22,7 @@ def fingerprint(
     *,
     workspace: Workspace,
     workers: int,
+    scheduler: str | None = None,
     progress: Callable[[str], None] = lambda case: None,
 ) -> tuple[Fingerprint, list[Problem], list[Problem], int]:
     """Check and measure every case of a data set; cases that were measured before are not read again.
@@ -43,7 +44,7 @@ def fingerprint(
     ]
     problems: list[Problem] = list(dataset.problems)
     good, n_new = [], 0
-    for outcome in supervised_map(measure_case, jobs, workers=workers):
+    for outcome in supervised_map(measure_case, jobs, workers=workers, scheduler=scheduler):
         if outcome.error is None:
             good.append(outcome.job)
             n_new += bool(outcome.result)

@@ -68,7 +68,7 @@ def prepare(
         spacing_mm: (z, y, x) of the image.
         plan: the order of the axes and the intensities of the data set.
         configuration: target spacing and normalisation.
-        device: where the image is resampled.
+        device: where image and label are resampled.
     """
     forward = plan.transpose_forward
     shape: Shape = image.shape[1:]
@@ -97,7 +97,7 @@ def prepare(
         image=resample_image(normalised, new_shape=new_shape, separate_axis=axis, device=device),
         label=None
         if cropped_label is None
-        else resample_labels(cropped_label, new_shape=new_shape, separate_axis=axis),
+        else resample_labels(cropped_label, new_shape=new_shape, separate_axis=axis, device=device),
         grids=Grids(
             shape=shape,
             box=box,

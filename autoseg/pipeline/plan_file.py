@@ -30,6 +30,8 @@ class Options:
     normalization: tuple[str, ...] = ()
     stratify: bool = False
     workers: int | None = None
+    scheduler: str | None = None
+    device: str = "cpu"
 
 
 def make_plan(

@@ -14,6 +14,7 @@ from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan
 from autoseg.core.splits import splits_of
 from autoseg.core.workspace import Workspace
+from autoseg.nets.device import choose_device
 from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_cases, silent, workers_of
 from autoseg.pipeline.plan_file import Options, check_options, make_plan
 
@@ -31,7 +32,9 @@ def plan_and_preprocess(
         top = workspace.fingerprint(dataset.name).parent
         for made in (top / "measured", *top.glob(f"{options.planner}__*")):
             shutil.rmtree(made, ignore_errors=True)
-    fingerprint, measured = extract_fingerprint(dataset, workspace, workers=options.workers, progress=progress)
+    fingerprint, measured = extract_fingerprint(
+        dataset, workspace, workers=options.workers, scheduler=options.scheduler, progress=progress
+    )
     plan, planned_now, kept = make_plan(dataset.name, dataset.json, fingerprint, workspace, options)
     stored = preprocess(dataset, plan, workspace, options, cases=fingerprint.cases, progress=progress)
     return plan, Outcome(
@@ -42,12 +45,17 @@ def plan_and_preprocess(
 
 
 def extract_fingerprint(
-    dataset: Dataset, workspace: Workspace, *, workers: int | None = None, progress: Progress = silent
+    dataset: Dataset,
+    workspace: Workspace,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    progress: Progress = silent,
 ) -> tuple[Fingerprint, Outcome]:
     """Check every case and measure the data set."""
     counter = CaseCounter(progress, "check and measure", len(dataset.cases))
     fingerprint, problems, warnings, n_new = fingerprinting_stage.fingerprint(
-        dataset, workspace=workspace, workers=workers_of(dataset, workers), progress=counter
+        dataset, workspace=workspace, workers=workers_of(dataset, workers), scheduler=scheduler, progress=counter
     )
     fingerprint.write(workspace.fingerprint(dataset.name))
     facts = {"cases": len(fingerprint.cases), "cases_measured_now": n_new}
@@ -64,6 +72,7 @@ def preprocess(
     progress: Progress = silent,
 ) -> Outcome:
     """Preprocess `cases` for the wanted configurations (all planned ones by default) and write the splits."""
+    choose_device(options.device)
     names = list(options.configurations or plan.configurations)
     for name in names:
         plan.configuration(name)
@@ -75,6 +84,8 @@ def preprocess(
         cases=cases,
         workspace=workspace,
         workers=workers_of(dataset, options.workers),
+        scheduler=options.scheduler,
+        device=options.device,
         progress=counter,
     )
     splits = []

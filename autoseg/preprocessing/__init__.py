@@ -22,6 +22,8 @@ def preprocess(
     cases: Sequence[str],
     workspace: Workspace,
     workers: int,
+    scheduler: str | None = None,
+    device: str = "cpu",
     progress: Callable[[str], None] = lambda case: None,
 ) -> tuple[list[str], list[Problem], int]:
     """Prepare `cases` for `configurations`; what is stored already, from the same files and decisions, is kept.
@@ -31,10 +33,10 @@ def preprocess(
     """
     wanted = dict.fromkeys(plan.stored_as(name) for name in configurations)
     stores = {name: workspace.case_store(dataset.name, plan.planner, name) for name in wanted}
-    jobs = [PrepareJob(case=dataset.cases[case], plan=plan, stores=stores) for case in cases]
+    jobs = [PrepareJob(case=dataset.cases[case], plan=plan, stores=stores, device=device) for case in cases]
     problems: list[Problem] = []
     done, n_new = [], 0
-    for outcome in supervised_map(prepare_case, jobs, workers=workers):
+    for outcome in supervised_map(prepare_case, jobs, workers=workers, scheduler=scheduler):
         if outcome.error is None:
             done.append(outcome.job.case.id)
             n_new += bool(outcome.result)

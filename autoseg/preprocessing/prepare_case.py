@@ -24,11 +24,12 @@ ANNOTATED = -1  # key of the locations of all annotated voxels, kept when there 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareJob:
-    """One case and the store folder of each configuration it is wanted for."""
+    """One case, the store folder of each configuration it is wanted for, and the device that resamples."""
 
     case: Case
     plan: Plan
     stores: dict[str, Path]
+    device: str = "cpu"
 
 
 def store_key(plan: Plan, configuration: str, case: Case) -> str:
@@ -68,6 +69,7 @@ def prepare_case(job: PrepareJob) -> list[str]:
             spacing_mm=loaded.geometry.canonical.spacing_mm,
             plan=job.plan,
             configuration=configuration,
+            device=job.device,
         )
         assert case.label is not None
         CaseStore(job.stores[name]).write(

@@ -102,8 +102,8 @@ def test_the_size_of_the_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch,
     for shape in ((17, 13, 9), (5, 4, 7)):
         expected = reference(labels, shape, axis)
         for chunk, vote in ((1, 3), (300, 50), (700, 1000)):
-            monkeypatch.setattr(module, "CHUNK_VOXELS", chunk)
-            monkeypatch.setattr(module, "VOTE_VOXELS", vote)
+            monkeypatch.setattr(module, "CHUNK_VOXELS", {"cpu": chunk})
+            monkeypatch.setattr(module, "VOTE_VOXELS", {"cpu": vote})
             assert np.array_equal(resample_labels(labels, new_shape=shape, separate_axis=axis), expected)
 
 
