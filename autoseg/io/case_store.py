@@ -60,17 +60,17 @@ class StoredCase:
         """int16 (Z, Y, X) on disk; slicing gives NumPy arrays."""
         return self._opened("label")
 
-    def locations(self, key: int) -> NDArray[np.int32]:
-        """int32 (n, 3) voxel coordinates (z, y, x) of one class, a memory map."""
+    def locations(self, key: int) -> NDArray[Any]:
+        """Voxel coordinates (n, 3), (z, y, x), of one class, a memory map; int16 where the shape allows, or int32."""
         first, end = self.meta.offsets[key]
         return self.all_locations[first:end]
 
     @cached_property
-    def all_locations(self) -> NDArray[np.int32]:
-        """int32 (n, 3) voxel coordinates of all classes, one after the other, a memory map."""
+    def all_locations(self) -> NDArray[Any]:
+        """The same of all classes, one after the other."""
         path = _file(self.folder, self.id, "locations.npy")
         try:
-            rows: NDArray[np.int32] = np.load(path, mmap_mode="r", allow_pickle=False)
+            rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
             return rows
         except (OSError, ValueError, EOFError) as error:
             _refuse(self.id, path, error)
@@ -133,6 +133,7 @@ class CaseStore:
                     cparams={**COMPRESSION, "filters": [shuffle]},
                 )
         rows = np.concatenate([np.empty((0, 3), dtype=np.int32), *locations.values()])
+        rows = rows.astype(coordinate_type(label.shape))
         with whole_file(_file(self.folder, case_id, "locations.npy")) as temporary:
             np.save(temporary, rows, allow_pickle=False)
         ends = np.cumsum([len(found) for found in locations.values()]).tolist()
@@ -165,6 +166,12 @@ class CaseStore:
 
 
 FILE_ENDS = ("json", "image.b2nd", "label.b2nd", "locations.npy")
+
+
+def coordinate_type(*shapes: Sequence[int]) -> type[np.int16] | type[np.int32]:
+    """The smaller integer type that holds every voxel coordinate of these shapes."""
+    longest = max((n for shape in shapes for n in shape), default=0)
+    return np.int16 if longest <= np.iinfo(np.int16).max else np.int32
 
 
 def chunk_layout(

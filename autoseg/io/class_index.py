@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import content_key, whole_file
 from autoseg.core.records import Record
-from autoseg.io.case_store import CaseStore
+from autoseg.io.case_store import CaseStore, coordinate_type
 
 FOLDER = "class_index"  # a folder of its own: no case can have the names in it
 
@@ -66,10 +66,9 @@ def build_index(store: CaseStore) -> bool:
         rows = {k: (total + first, total + end) for k, (first, end) in meta.offsets.items() if end > first}
         cases[case] = IndexedCase(shape=meta.shape[1:], rows=rows)
         total += max((end for _, end in meta.offsets.values()), default=0)
-    longest = max((n for indexed in cases.values() for n in indexed.shape), default=0)
     name = f"{key}.npy"  # another name for other contents: a reader of the old table keeps it
     with whole_file(folder / name) as temporary:
-        kind = np.int16 if longest <= np.iinfo(np.int16).max else np.int32
+        kind = coordinate_type(*(indexed.shape for indexed in cases.values()))
         table = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=(total, 3))
         first = 0
         for case in cases:

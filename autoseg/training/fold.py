@@ -19,6 +19,7 @@ from autoseg.core.errors import Interrupted, UsageError
 from autoseg.core.files import content_key, write_bytes
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
+from autoseg.core.records import parse
 from autoseg.core.splits import Split
 from autoseg.core.workers import available_cpus
 from autoseg.io.case_store import CaseStore
@@ -216,9 +217,14 @@ def _state_line(run: Run, log: _Log) -> str:
 
 def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
     """Whether the fold is finished; refuses a folder begun with other settings (length apart) or from other data."""
-    if not (folder / "recipe.json").is_file():
+    weights, state = folder / "weights.safetensors", folder / "state_latest.safetensors"
+    saved = next((load_weights(path)[1] for path in (weights, state) if path.is_file()), {})
+    if (folder / "recipe.json").is_file():
+        begun = Recipe.read(folder / "recipe.json")
+    elif saved:
+        begun = parse(Recipe, saved["recipe"], source=str(folder))
+    else:
         return False
-    begun = Recipe.read(folder / "recipe.json")
     if begun.with_changes(epochs=recipe.epochs) != recipe:
         old, new = begun.model_dump(), recipe.model_dump()
         changed = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in old if k != "epochs" and old[k] != new[k])
@@ -226,8 +232,6 @@ def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
             f"{folder} holds a fold trained with other settings ({changed}); repeat the old settings to continue it, "
             "or move that folder away to train anew"
         )
-    weights, state = folder / "weights.safetensors", folder / "state_latest.safetensors"
-    saved = next((load_weights(path)[1] for path in (weights, state) if path.is_file()), {})
     if saved.get("made_from", made_from) != made_from:
         raise UsageError(
             f"{folder} holds a fold trained by another plan, with other cases or other images; move that folder away "

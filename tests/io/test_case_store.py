@@ -73,7 +73,7 @@ def test_locations_are_memory_maps_per_class(store):
     case = store.open("case_07")
     for key, expected in LOCATIONS.items():
         assert np.array_equal(case.locations(key), expected)
-        assert case.locations(key).dtype == np.int32
+        assert case.locations(key).dtype == np.int16
     assert isinstance(case.locations(1), np.memmap)
     assert case.locations(1).base is not None
     with pytest.raises(KeyError):

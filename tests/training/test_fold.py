@@ -253,6 +253,9 @@ def test_another_recipe_is_refused_by_the_names_of_what_changed(make_job: MakeJo
         train_fold(other)
     assert "epochs" not in str(caught.value)
     assert (job.folder / "recipe.json").read_bytes() == before
+    (job.folder / "recipe.json").unlink()  # the saved state knows its recipe, too
+    with pytest.raises(UsageError, match=r"momentum 0\.9 -> 0\.5"):
+        train_fold(other)
 
 
 def test_other_cases_images_or_plans_are_refused(make_job: MakeJob, make_plan: MakePlan) -> None:
