@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.transform import resize
@@ -105,6 +106,24 @@ def test_the_size_of_the_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch,
             monkeypatch.setattr(module, "CHUNK_VOXELS", {"cpu": chunk})
             monkeypatch.setattr(module, "VOTE_VOXELS", {"cpu": vote})
             assert np.array_equal(resample_labels(labels, new_shape=shape, separate_axis=axis), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+@pytest.mark.parametrize("highest", [2, 300])
+def test_a_gpu_gives_the_same_labels(axis: int | None, highest: int) -> None:
+    labels = random_labels((60, 33, 70), highest)
+    for shape in ((90, 50, 41), (30, 80, 70)):
+        expected = resample_labels(labels, new_shape=shape, separate_axis=axis)
+        found = resample_labels(labels, new_shape=shape, separate_axis=axis, device="cuda")
+        assert np.array_equal(found, expected)
+
+
+def test_a_device_without_float64_gives_way_to_the_cpu() -> None:
+    labels = random_labels((6, 5, 4), 3)
+    expected = resample_labels(labels, new_shape=(9, 4, 4))
+    assert np.array_equal(resample_labels(labels, new_shape=(9, 4, 4), device="mps"), expected)
 
 
 def test_views_in_any_memory_order_are_read_right() -> None:

@@ -1,0 +1,104 @@
+"""results.json of compare.py -> documentation/benchmarks.md and its picture.
+
+Usage: page.py results.json [--storage FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, PICTURE = ROOT / "documentation" / "benchmarks.md", ROOT / "documentation" / "pictures" / "benchmark.png"
+INTRODUCTION = """# Benchmarks
+
+Planning and preprocessing against nnU-Net 2.8.1, both with their default options, on the same cases and the same
+machine, in turn ({rounds} rounds; medians). Memory is the peak of the sum over all processes of a command, shared
+pages counted once. A ratio is the peer's figure divided by autoseg's: above 1, autoseg is faster or smaller.
+
+```bash
+bash tools/benchmark/run.sh --data DIR --rounds {rounds}
+```
+
+`DIR` holds the data sets named below in nnU-Net's layout; the CT volumes (three of 256 x 256 x 150 voxels, three of
+288 x 264 x 160, three labels) are resampled from three real ones by the script. Machine: {cpus} CPUs ({cpu}),
+{memory_gb} GB, Python {python}, PyTorch {torch}; no GPU.
+
+autoseg also checks every file (truncation, checksums, geometry, label values) in the times below; nnU-Net does so only
+with `--verify_dataset_integrity`, which was not given.
+"""
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Times, memory and ratios."""
+    rows = ["| what | nnU-Net | autoseg | time ratio | memory ratio |", "| --- | --- | --- | --- | --- |"]
+    for one in results:
+        peer, own = (f"{one[f'{who}_seconds']:.3g} s, {one[f'{who}_peak_gb']:.2f} GB" for who in ("peer", "autoseg"))
+        memory = "-" if one["memory_ratio"] is None else f"{one['memory_ratio']:.1f}"
+        rows.append(f"| {one['name']} | {peer} | {own} | **{one['time_ratio']:.1f}** | {memory} |")
+    return "\n".join(rows)
+
+
+def accuracy(results: list[dict[str, Any]]) -> str:
+    """How far results lie apart."""
+    lines = ["| what | largest difference |", "| --- | --- |"]
+    for one in results:
+        if "largest_difference" in one:
+            unit = " of the largest value" if "image" in one["name"] else " (label values)"
+            lines.append(f"| {one['name']} | {one['largest_difference']:.2g}{unit} |")
+        for name, found in one.get("largest_differences", {}).items():
+            lines.append(
+                f"| {one['name'].partition(', ')[2]}, {name} | image {found['image']:.2g}, with the same data set "
+                f"statistics {found['image_same_statistics']:.2g} (normalised units); "
+                f"{found['labels']:.2%} of voxels with another label |"
+            )
+    return "\n".join(lines)
+
+
+def picture(results: list[dict[str, Any]]) -> None:
+    """Time ratios as bars on a logarithmic axis."""
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(results) + 1.2), layout="constrained")
+    names, ratios = [one["name"] for one in results][::-1], [one["time_ratio"] for one in results][::-1]
+    bars = axes.barh(names, ratios, color="#3b6ea5")
+    axes.bar_label(bars, fmt="%.1f x", padding=3)
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlim(0.8, max(ratios) * 3)
+    axes.set_xlabel("time of nnU-Net 2.8.1 / time of autoseg")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main() -> None:
+    """Write page and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--storage", type=Path, help="output of storage.py, to be quoted")
+    args = parser.parse_args()
+    content = json.loads(args.results.read_text())
+    results = content["results"]
+    rounds = max(len(one["rounds"]) for one in results)
+    parts = [
+        INTRODUCTION.format(rounds=rounds, **content["machine"]),
+        table(results),
+        "\n![time ratios](pictures/benchmark.png)\n",
+        "## How far the results lie apart\n",
+        accuracy(results),
+        "\nBoth store images as 32-bit floats. nnU-Net keeps the orientation of the files; its arrays were brought to\n"
+        "the canonical one for this comparison. CT statistics differ a little because nnU-Net draws voxels at random.",
+    ]
+    if args.storage:
+        parts += ["\n## Storage of preprocessed cases\n", args.storage.read_text().strip()]
+    PAGE.write_text("\n".join(parts) + "\n")
+    picture(results)
+
+
+if __name__ == "__main__":
+    main()
