@@ -25,12 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.core.dataset import read_dataset
-    from autoseg.pipeline import extract_fingerprint
+    from autoseg.pipeline import extract_fingerprint, pool_for
 
     dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
-    _, outcome = extract_fingerprint(
-        dataset, workspace, workers=args.workers, scheduler=args.scheduler, progress=ProgressDisplay()
-    )
+    with pool_for(dataset, args.workers, args.scheduler) as pool:
+        _, outcome = extract_fingerprint(dataset, workspace, pool=pool, progress=ProgressDisplay())
     facts = outcome.facts
     text = f"{facts['cases']} cases measured ({facts['cases_measured_now']} now)\n{workspace.fingerprint(dataset.name)}"
     return outcome, text

@@ -30,18 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.core.dataset import read_dataset
-    from autoseg.pipeline import preprocess, read_plan
+    from autoseg.pipeline import pool_for, preprocess, read_plan
 
     dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
     plan = read_plan(workspace, dataset.name, args.planner)
-    outcome = preprocess(
-        dataset,
-        plan,
-        workspace,
-        planning_options(args),
-        cases=sorted(dataset.cases),
-        progress=ProgressDisplay(),
-    )
+    with pool_for(dataset, args.workers, args.scheduler) as pool:
+        outcome = preprocess(
+            dataset,
+            plan,
+            workspace,
+            planning_options(args),
+            pool=pool,
+            cases=sorted(dataset.cases),
+            progress=ProgressDisplay(),
+        )
     outcome.problems[:0] = dataset.problems
     facts = outcome.facts
     done = f"{facts['preprocessed']} cases preprocessed ({facts['preprocessed_now']} now)"

@@ -45,6 +45,7 @@ LACK_OF_MEMORY = "the worker process was killed, usually for lack of memory; fre
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 MEMORY_INFO = Path("/proc/meminfo")
 PR_SET_PDEATHSIG = 1
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
 
 
 def available_cpus() -> int:
@@ -83,64 +84,94 @@ def _words(*names: str) -> list[str]:
     return []
 
 
-def supervised_map(
-    function: Callable[[Job], Result],
-    jobs: Iterable[Job],
-    *,
-    workers: int,
-    ahead: int = 2,
-    scheduler: str | None = None,
-) -> Iterator[Outcome[Job, Result]]:
-    """Apply `function` to every job in `workers` processes; yield an Outcome per job, as they finish.
+class WorkerPool:
+    """Processes that do jobs, started at the first use and kept until the context ends.
 
-    At most `workers * ahead` jobs are handed out at a time. An exception in a worker ends that job only. When
-    a worker is killed, the pool is built anew and the jobs that were in flight are tried once more, one at a
-    time, so that the guilty one is known; it yields a WorkerKilled error and the others go on. `workers=0`
-    runs in this process. With `scheduler`, the address of a Dask scheduler, its workers do the work instead of
-    local processes; they must see the same files.
-
-    Raises:
-        UsageError: no scheduler answers, or Dask is not installed.
+    `workers=0` does them in this process. With `scheduler`, the address of a Dask scheduler, its workers do the work
+    instead of local processes; they must see the same files.
     """
-    if scheduler is not None:
-        yield from _on_cluster(function, jobs, scheduler=scheduler, ahead=ahead)
-        return
-    waiting = deque(jobs)
-    if workers == 0:
-        for job in waiting:
-            yield _guarded(function, job)
-        return
-    pool = _pool(workers)
-    running: dict[Future[Outcome[Job, Result]], Job] = {}
-    try:
-        while waiting or running:
-            broken = False
-            while waiting and len(running) < workers * ahead and not broken:
-                try:
-                    running[pool.submit(_guarded, function, waiting[0])] = waiting[0]
-                    waiting.popleft()
-                except BrokenProcessPool:
+
+    def __init__(self, workers: int, *, scheduler: str | None = None) -> None:
+        self.workers, self.scheduler = workers, scheduler
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def map(
+        self, function: Callable[[Job], Result], jobs: Iterable[Job], *, ahead: int = 2
+    ) -> Iterator[Outcome[Job, Result]]:
+        """Apply `function` to every job; yield an Outcome per job, as they finish.
+
+        At most `workers * ahead` jobs are handed out at a time. An exception in a worker ends that job only. When
+        a worker is killed, the processes are started anew and the jobs that were in flight are tried once more, one at
+        a time, so that the guilty one is known; it yields a WorkerKilled error and the others go on.
+
+        Raises:
+            UsageError: no scheduler answers, or Dask is not installed.
+        """
+        if self.scheduler is not None:
+            return _on_cluster(function, jobs, scheduler=self.scheduler, ahead=ahead)
+        if self.workers == 0:
+            return (_guarded(function, job) for job in jobs)
+        return self._on_processes(function, deque(jobs), ahead=ahead)
+
+    def _on_processes(
+        self, function: Callable[[Job], Result], waiting: deque[Job], *, ahead: int
+    ) -> Iterator[Outcome[Job, Result]]:
+        running: dict[Future[Outcome[Job, Result]], Job] = {}
+        try:
+            while waiting or running:
+                executor = self._started()
+                broken = False
+                while waiting and len(running) < self.workers * ahead and not broken:
+                    try:
+                        running[executor.submit(_guarded, function, waiting[0])] = waiting[0]
+                        waiting.popleft()
+                    except BrokenProcessPool:
+                        broken = True
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                if broken or any(_killed(future) for future in done):
                     broken = True
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            if broken or any(_killed(future) for future in done):
-                broken = True
-                done, _ = wait(running)  # a broken pool ends all its jobs; some had finished well before
-            suspects = [running[future] for future in done if _killed(future)]
-            for future in done:
-                job = running.pop(future)
-                if not _killed(future):
-                    yield _outcome(future, job)
-            if broken:
-                pool.shutdown(wait=True, cancel_futures=True)
-                for job in suspects:
-                    yield _alone(function, job)
-                pool = _pool(workers)
-    except BaseException:  # Ctrl-C, or nobody wants the rest: running jobs are not waited for
-        for process in [*(pool._processes or {}).values()]:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+                    done, _ = wait(running)  # a broken pool ends all its jobs; some had finished well before
+                suspects = [running[future] for future in done if _killed(future)]
+                for future in done:
+                    job = running.pop(future)
+                    if not _killed(future):
+                        yield _outcome(future, job)
+                if broken:
+                    self._end()
+                    for job in suspects:
+                        yield _alone(function, job)
+        except BaseException:  # Ctrl-C, or nobody wants the rest: running jobs are not waited for
+            self._terminate()
+            raise
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            self._executor = _processes(self.workers)
+        return self._executor
+
+    def _terminate(self) -> None:
+        if self._executor is not None:
+            _terminate_all(self._executor)
+        self._end()
+
+    def _end(self) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def supervised_map(
+    function: Callable[[Job], Result], jobs: Iterable[Job], *, workers: int, ahead: int = 2
+) -> Iterator[Outcome[Job, Result]]:
+    """One `WorkerPool.map` with a pool of its own."""
+    with WorkerPool(workers) as pool:
+        yield from pool.map(function, jobs, ahead=ahead)
 
 
 def _on_cluster(
@@ -164,7 +195,7 @@ def _outcome(future: Future[Outcome[Job, Result]], job: Job) -> Outcome[Job, Res
     return future.result() if error is None else Outcome(job=job, error=error)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _processes(workers: int) -> ProcessPoolExecutor:
     # spawn: a forked copy of a process with running threads (torch, Blosc2) can hang
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
@@ -184,25 +215,34 @@ def _start_worker() -> None:
     # The pool fills the cores; threads inside its processes would only fight for them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, ends the pool
     signal.signal(signal.SIGTERM, _terminate)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"):
-        os.environ[name] = "1"
+    os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
 
 
 class _Terminated(BaseException):
     """The parent ends the pool: raised in a running job so that it removes its half-written files."""
 
 
+_working = False  # whether this worker process is inside a job
+
+
 def _terminate(number: int, _: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    if not _working:
+        os._exit(128 + number)
     raise _Terminated(number)
 
 
 def _guarded(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result]:
+    global _working
+    _working = True
     try:
         return Outcome(job=job, result=function(job))
     except _Terminated as end:
         os._exit(128 + end.args[0])  # an exception would be taken for the job's result, and the next job begun
     except Exception as error:
         return Outcome(job=job, error=_portable(error), traceback=traceback.format_exc())
+    finally:
+        _working = False
 
 
 def _portable(error: Exception) -> Exception:
@@ -215,11 +255,22 @@ def _portable(error: Exception) -> Exception:
 
 
 def _alone(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result]:
-    with _pool(1) as pool:
-        future = pool.submit(_guarded, function, job)
+    executor = _processes(1)
+    try:
+        future = executor.submit(_guarded, function, job)
         if not _killed(future):
             return _outcome(future, job)
-    return Outcome(job=job, error=WorkerKilled(LACK_OF_MEMORY))
+        return Outcome(job=job, error=WorkerKilled(LACK_OF_MEMORY))
+    except BaseException:
+        _terminate_all(executor)
+        raise
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _terminate_all(executor: ProcessPoolExecutor) -> None:
+    for process in [*(executor._processes or {}).values()]:
+        process.terminate()
 
 
 def failure(outcome: Outcome[Job, Result], *, case: str) -> list[Problem]:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from autoseg.core.dataset import Dataset
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.fingerprint import Fingerprint
-from autoseg.core.workers import failure, supervised_map
+from autoseg.core.workers import WorkerPool, failure
 from autoseg.core.workspace import Workspace
 from autoseg.fingerprinting.channels import doubtful_channels
 from autoseg.fingerprinting.duplicates import leaks
 from autoseg.fingerprinting.measure_case import MeasureJob, load_measure, measure_case
-from autoseg.fingerprinting.pool import pool
+from autoseg.fingerprinting.pooled import pooled
 
 TOTAL_SAMPLES = int(1e7)  # foreground voxels kept over all cases and per channel: bounds memory and time
 
@@ -21,8 +21,7 @@ def fingerprint(
     dataset: Dataset,
     *,
     workspace: Workspace,
-    workers: int,
-    scheduler: str | None = None,
+    pool: WorkerPool,
     progress: Callable[[str], None] = lambda case: None,
 ) -> tuple[Fingerprint, list[Problem], list[Problem], int]:
     """Check and measure every case of a data set; cases that were measured before are not read again.
@@ -44,7 +43,7 @@ def fingerprint(
     ]
     problems: list[Problem] = list(dataset.problems)
     good, n_new = [], 0
-    for outcome in supervised_map(measure_case, jobs, workers=workers, scheduler=scheduler):
+    for outcome in pool.map(measure_case, jobs):
         if outcome.error is None:
             good.append(outcome.job)
             n_new += bool(outcome.result)
@@ -60,8 +59,8 @@ def fingerprint(
         if name not in seen:
             found = f"label '{name}' occurs in no case"
             warnings.append(Problem(case="", file="dataset.json", found=found, next="check it"))
-    pooled = pool(measures)
+    result = pooled(measures)
     signatures = {case: measure.signature for case, measure in measures.items()}
     groups = {case.id: case.group for case in dataset.cases.values() if case.group is not None}
-    warnings += [*leaks(signatures, groups), *doubtful_channels(dataset.channel_names, pooled)]
-    return pooled, problems, warnings, n_new
+    warnings += [*leaks(signatures, groups), *doubtful_channels(dataset.channel_names, result)]
+    return result, problems, warnings, n_new

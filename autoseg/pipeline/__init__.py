@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoseg.pipeline.crossvalidating import TrainOptions, train
     from autoseg.pipeline.explaining import explain
-    from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_workers, silent
+    from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_workers, pool_for, silent
     from autoseg.pipeline.plan_file import Options, make_plan, read_plan
     from autoseg.pipeline.predicting import PredictOptions, predict
     from autoseg.pipeline.preparing import extract_fingerprint, plan_and_preprocess, preprocess
@@ -33,6 +33,7 @@ __all__ = [
     "few_workers",
     "make_plan",
     "plan_and_preprocess",
+    "pool_for",
     "predict",
     "preprocess",
     "read_plan",
@@ -45,7 +46,7 @@ __all__ = [
 FILES = {
     "crossvalidating": ("TrainOptions", "train"),
     "explaining": ("explain",),
-    "outcome": ("CaseCounter", "Outcome", "Progress", "few_workers", "silent"),
+    "outcome": ("CaseCounter", "Outcome", "Progress", "few_workers", "pool_for", "silent"),
     "plan_file": ("Options", "make_plan", "read_plan"),
     "predicting": ("PredictOptions", "predict"),
     "preparing": ("extract_fingerprint", "plan_and_preprocess", "preprocess"),

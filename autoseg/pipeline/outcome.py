@@ -8,7 +8,7 @@ from typing import Any
 
 from autoseg.core.dataset import Dataset
 from autoseg.core.errors import DataError, Problem
-from autoseg.core.workers import workers_for
+from autoseg.core.workers import WorkerPool, workers_for
 from autoseg.io.images import read_geometry
 
 Progress = Callable[[str, int, int, str], None]  # stage, done, total, text
@@ -53,8 +53,12 @@ def few_cases(n_cases: int, n_folds: int) -> list[Problem]:
     return [Problem(case="", file="dataset.json", found=found, next=todo)]
 
 
-def workers_of(dataset: Dataset, wanted: int | None) -> int:
-    """Worker processes for jobs as large as the largest image: its volume a few times over, and the libraries."""
+def pool_for(dataset: Dataset, workers: int | None, scheduler: str | None) -> WorkerPool:
+    """A pool for jobs as large as the largest image: its volume a few times over, and the libraries."""
+    return WorkerPool(0 if scheduler else _workers_of(dataset, workers), scheduler=scheduler)
+
+
+def _workers_of(dataset: Dataset, wanted: int | None) -> int:
     largest = max(dataset.cases.values(), key=lambda case: case.images[0].stat().st_size)
     try:
         shape = read_geometry(largest.images[0]).shape

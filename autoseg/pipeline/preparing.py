@@ -13,9 +13,10 @@ from autoseg.core.errors import DataError
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan
 from autoseg.core.splits import splits_of
+from autoseg.core.workers import WorkerPool
 from autoseg.core.workspace import Workspace
 from autoseg.nets.device import choose_device
-from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_cases, silent, workers_of
+from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_cases, pool_for, silent
 from autoseg.pipeline.plan_file import Options, check_options, make_plan
 
 
@@ -32,11 +33,10 @@ def plan_and_preprocess(
         top = workspace.fingerprint(dataset.name).parent
         for made in (top / "measured", *top.glob(f"{options.planner}__*")):
             shutil.rmtree(made, ignore_errors=True)
-    fingerprint, measured = extract_fingerprint(
-        dataset, workspace, workers=options.workers, scheduler=options.scheduler, progress=progress
-    )
-    plan, planned_now, kept = make_plan(dataset.name, dataset.json, fingerprint, workspace, options)
-    stored = preprocess(dataset, plan, workspace, options, cases=fingerprint.cases, progress=progress)
+    with pool_for(dataset, options.workers, options.scheduler) as pool:
+        fingerprint, measured = extract_fingerprint(dataset, workspace, pool=pool, progress=progress)
+        plan, planned_now, kept = make_plan(dataset.name, dataset.json, fingerprint, workspace, options)
+        stored = preprocess(dataset, plan, workspace, options, pool=pool, cases=fingerprint.cases, progress=progress)
     return plan, Outcome(
         facts={**measured.facts, "planned_now": planned_now, **stored.facts},
         problems=measured.problems + stored.problems,
@@ -45,17 +45,12 @@ def plan_and_preprocess(
 
 
 def extract_fingerprint(
-    dataset: Dataset,
-    workspace: Workspace,
-    *,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    progress: Progress = silent,
+    dataset: Dataset, workspace: Workspace, *, pool: WorkerPool, progress: Progress = silent
 ) -> tuple[Fingerprint, Outcome]:
     """Check every case and measure the data set."""
     counter = CaseCounter(progress, "check and measure", len(dataset.cases))
     fingerprint, problems, warnings, n_new = fingerprinting_stage.fingerprint(
-        dataset, workspace=workspace, workers=workers_of(dataset, workers), scheduler=scheduler, progress=counter
+        dataset, workspace=workspace, pool=pool, progress=counter
     )
     fingerprint.write(workspace.fingerprint(dataset.name))
     facts = {"cases": len(fingerprint.cases), "cases_measured_now": n_new}
@@ -68,6 +63,7 @@ def preprocess(
     workspace: Workspace,
     options: Options,
     *,
+    pool: WorkerPool,
     cases: Sequence[str],
     progress: Progress = silent,
 ) -> Outcome:
@@ -83,8 +79,7 @@ def preprocess(
         configurations=names,
         cases=cases,
         workspace=workspace,
-        workers=workers_of(dataset, options.workers),
-        scheduler=options.scheduler,
+        pool=pool,
         device=options.device,
         progress=counter,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from autoseg.core.dataset import Dataset
 from autoseg.core.errors import Problem
 from autoseg.core.plan import Plan
-from autoseg.core.workers import failure, supervised_map
+from autoseg.core.workers import WorkerPool, failure
 from autoseg.core.workspace import Workspace
 from autoseg.io.case_store import CaseStore
 from autoseg.io.class_index import build_index
@@ -21,8 +21,7 @@ def preprocess(
     configurations: Sequence[str],
     cases: Sequence[str],
     workspace: Workspace,
-    workers: int,
-    scheduler: str | None = None,
+    pool: WorkerPool,
     device: str = "cpu",
     progress: Callable[[str], None] = lambda case: None,
 ) -> tuple[list[str], list[Problem], int]:
@@ -36,7 +35,7 @@ def preprocess(
     jobs = [PrepareJob(case=dataset.cases[case], plan=plan, stores=stores, device=device) for case in cases]
     problems: list[Problem] = []
     done, n_new = [], 0
-    for outcome in supervised_map(prepare_case, jobs, workers=workers, scheduler=scheduler):
+    for outcome in pool.map(prepare_case, jobs):
         if outcome.error is None:
             done.append(outcome.job.case.id)
             n_new += bool(outcome.result)

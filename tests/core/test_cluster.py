@@ -16,7 +16,7 @@ import pytest
 from autoseg.core.dataset import read_dataset
 from autoseg.core.errors import DataError, UsageError
 from autoseg.core.plan import Plan
-from autoseg.core.workers import supervised_map
+from autoseg.core.workers import WorkerPool
 from autoseg.core.workspace import Workspace
 from autoseg.io.case_store import CaseStore
 from autoseg.phantoms import write_phantoms
@@ -82,7 +82,7 @@ def test_every_job_has_one_outcome_though_a_worker_dies(
     marks = tmp_path / "marks"
     marks.mkdir()
     outcomes = []
-    for outcome in supervised_map(jobs.work, [(str(marks), n) for n in range(12)], workers=0, scheduler=address):
+    for outcome in WorkerPool(0, scheduler=address).map(jobs.work, [(str(marks), n) for n in range(12)]):
         outcomes.append(outcome)
         if len(outcomes) == 3:
             workers[0].send_signal(signal.SIGKILL)
@@ -131,5 +131,5 @@ def test_a_scheduler_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatc
     started = time.monotonic()
     for address in ("tcp://127.0.0.1:9", "nonsense://host"):
         with pytest.raises(UsageError, match="no Dask scheduler answers at"):
-            [*supervised_map(str, [1], workers=0, scheduler=address)]
+            [*WorkerPool(0, scheduler=address).map(str, [1])]
     assert time.monotonic() - started < 30

@@ -62,6 +62,8 @@ def nap(seconds):
     return os.getpid()
 
 def write_slowly(path):
+    if not path:
+        return  # this worker is idle from now on
     from autoseg.core.files import whole_file
     with whole_file(Path(path)) as temporary:
         temporary.write_bytes(b"half")
@@ -167,7 +169,7 @@ from pool_jobs import write_slowly
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(143))
-    list(supervised_map(write_slowly, [sys.argv[1] + "/first", sys.argv[1] + "/second"], workers=2))
+    list(supervised_map(write_slowly, [sys.argv[1] + "/first", sys.argv[1] + "/second", ""], workers=3))
 """
 
 
@@ -178,10 +180,14 @@ def test_a_stopped_program_leaves_no_worker_and_if_asked_politely_no_half_file(
     (tmp_path / "parent.py").write_text(PARENT)
     written = tmp_path / "written"
     command = [sys.executable, str(tmp_path / "parent.py"), str(written)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    with (
+        open(tmp_path / "errors", "w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as parent,
+    ):
         assert parent.stdout is not None
         workers = [int(parent.stdout.readline()) for _ in range(2)]
         assert len([*written.iterdir()]) == 2
+        time.sleep(1)  # the third worker has nothing to do
         parent.send_signal(number)
         parent.wait(30)
     ended = time.monotonic() + 30
@@ -189,6 +195,7 @@ def test_a_stopped_program_leaves_no_worker_and_if_asked_politely_no_half_file(
         assert time.monotonic() < ended, "workers are left behind"
         time.sleep(0.05)
     assert len([*written.iterdir()]) == (0 if number == signal.SIGTERM else 2)
+    assert "Traceback" not in (tmp_path / "errors").read_text()
 
 
 def _alive(process: int) -> bool:

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.labels import LabelScheme
 from autoseg.core.plan import Plan
+from autoseg.core.workers import WorkerPool
 from autoseg.core.workspace import Workspace
 from autoseg.io.case_store import CaseStore
 from autoseg.preprocessing import preprocess
@@ -50,7 +51,8 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def run(dataset: Dataset, plan: Plan, workspace: Workspace, *, workers: int = 0, names: tuple = ("small",)) -> tuple:
-    return preprocess(dataset, plan, configurations=names, cases=[*dataset.cases], workspace=workspace, workers=workers)
+    with WorkerPool(workers) as pool:
+        return preprocess(dataset, plan, configurations=names, cases=[*dataset.cases], workspace=workspace, pool=pool)
 
 
 def stored_files(workspace: Workspace) -> dict[str, tuple[int, int]]:
@@ -71,7 +73,7 @@ def test_every_case_is_stored_for_every_configuration(
         configurations=("small", "2d"),
         cases=["a", "b", "c"],
         workspace=workspace,
-        workers=0,
+        pool=WorkerPool(0),
         progress=seen.append,
     )
     assert (done, problems, n_new) == (["a", "b", "c"], [], 3)

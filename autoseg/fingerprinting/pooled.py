@@ -13,7 +13,7 @@ from autoseg.core.fingerprint import Fingerprint, Intensities, LabelStatistics
 from autoseg.fingerprinting.measure_case import CaseMeasure
 
 
-def pool(measures: dict[str, CaseMeasure]) -> Fingerprint:
+def pooled(measures: dict[str, CaseMeasure]) -> Fingerprint:
     """Pool the measures of all cases, in the order of their ids.
 
     Raises:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autoseg.core.errors import DataError, Problem
 from autoseg.fingerprinting.measure_case import CaseMeasure
-from autoseg.fingerprinting.pool import pool, weighted_intensities
+from autoseg.fingerprinting.pooled import pooled, weighted_intensities
 
 VALUES = st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=12)
 
@@ -102,7 +102,7 @@ def test_channels_are_pooled_apart_and_cases_without_foreground_only_give_their_
         "a": measure("ka", np.array([[5], [50]]), spacing_mm=(9, 9, 9), relative_size_after_crop=0.4),
         "c": measure("kc", np.empty((2, 0)), shape_after_crop=(1, 1, 1), relative_size_after_crop=0.9),
     }
-    fingerprint = pool(measures)
+    fingerprint = pooled(measures)
     assert fingerprint.cases == ["a", "b", "c"]
     assert fingerprint.spacings == [(9, 9, 9), (1, 2, 3), (1, 2, 3)]
     assert fingerprint.shapes_after_crop[2] == (1, 1, 1)
@@ -117,7 +117,7 @@ def test_label_statistics_are_means_over_the_cases_that_hold_the_label() -> None
         "a": measure("k", one, labels={"liver": (10.0, -3.0), "tumour": (1.0, 5.0)}),
         "b": measure("k", one, labels={"liver": (20.0, -5.0)}),
     }
-    labels = pool(measures).labels
+    labels = pooled(measures).labels
     assert (labels["liver"].cases, labels["liver"].mean_volume_ml, labels["liver"].mean_side_mm) == (
         2,
         15,
@@ -129,13 +129,13 @@ def test_label_statistics_are_means_over_the_cases_that_hold_the_label() -> None
 def test_the_key_changes_with_any_case() -> None:
     one = np.ones((1, 1))
     keys = {
-        pool({"a": measure("1", one), "b": measure("2", one)}).key,
-        pool({"a": measure("1", one), "b": measure("3", one)}).key,
-        pool({"a": measure("1", one)}).key,
+        pooled({"a": measure("1", one), "b": measure("2", one)}).key,
+        pooled({"a": measure("1", one), "b": measure("3", one)}).key,
+        pooled({"a": measure("1", one)}).key,
     }
     assert len(keys) == 3
 
 
 def test_nothing_can_be_learnt_without_foreground() -> None:
     with pytest.raises(DataError, match="no case has a foreground voxel"):
-        pool({"a": measure("k", np.empty((1, 0)), warnings=(Problem(case="a", found="x", next="y"),))})
+        pooled({"a": measure("k", np.empty((1, 0)), warnings=(Problem(case="a", found="x", next="y"),))})
