@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", dest="changes", nargs="+", default=(), metavar="KEY=VALUE", help="change recipe fields"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="epochs (default 1000)")
-    parser.add_argument("--iterations", type=int, metavar="N", help="steps per epoch (default 250)")
+    parser.add_argument("--epochs", type=options.positive, metavar="N", help="epochs (default 1000)")
+    parser.add_argument("--iterations", type=options.positive, metavar="N", help="steps per epoch (default 250)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of all random numbers (default 0)")
     parser.add_argument(
         "--deterministic", action="store_true", help="same weights to the bit in every run on one machine"
@@ -55,25 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(parser, _act, argv)
 
 
-def _recipe(args: argparse.Namespace) -> Recipe:
+def _recipe(args: argparse.Namespace, results: Path) -> Recipe:
+    """The recipe that the options ask for; without --recipe that of folds begun in `results`, else by the budget."""
     from autoseg.core.errors import DataError, UsageError
-    from autoseg.core.recipe import RECIPES, SHORT_BUDGET, Recipe, recipe_for
-    from autoseg.core.records import nearest
 
-    if args.recipe is None:
-        recipe = recipe_for(args.epochs, args.iterations)
-        if recipe.name != "default":
-            steps = recipe.epochs * recipe.iterations
-            log.info("recipe '%s': %d steps are fewer than %d; choose with --recipe", recipe.name, steps, SHORT_BUDGET)
-    elif args.recipe in RECIPES:
-        recipe = RECIPES[args.recipe]
-    elif Path(args.recipe).is_file():
-        try:
-            recipe = Recipe.read(Path(args.recipe))
-        except DataError as error:
-            raise UsageError(str(error)) from error
-    else:
-        raise UsageError(f"no recipe '{args.recipe}' and no such file; {nearest(args.recipe, [*RECIPES])}")
     changes: dict[str, Any] = {}
     for change in args.changes:
         key, equals, value = change.partition("=")
@@ -89,17 +74,38 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     if args.deterministic:
         changes["deterministic"] = True
     try:
-        return recipe.with_changes(**changes)
+        return _base_recipe(args.recipe, results, changes).with_changes(**changes)
     except DataError as error:
         raise UsageError(str(error)) from error
+
+
+def _base_recipe(name: str | None, results: Path, changes: dict[str, Any]) -> Recipe:
+    from autoseg.core.errors import UsageError
+    from autoseg.core.recipe import RECIPES, SHORT_BUDGET, Recipe
+    from autoseg.core.records import nearest
+
+    if name in RECIPES:
+        return RECIPES[name]
+    if name is not None:
+        if not Path(name).is_file():
+            raise UsageError(f"no recipe '{name}' and no such file; {nearest(name, [*RECIPES])}")
+        return Recipe.read(Path(name))
+    begun = next(iter(sorted(results.glob("fold_*/recipe.json"))), None)
+    if begun is not None:
+        return Recipe.read(begun)
+    budget = RECIPES["default"].with_changes(**{k: v for k, v in changes.items() if k in ("epochs", "iterations")})
+    if (steps := budget.epochs * budget.iterations) >= SHORT_BUDGET:
+        return budget
+    log.info("recipe 'quick': %d steps are fewer than %d; choose another with --recipe", steps, SHORT_BUDGET)
+    return RECIPES["quick"].with_changes(epochs=budget.epochs, iterations=budget.iterations)
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     options.load_plugin(args)
     from autoseg.pipeline import TrainOptions, train
 
-    recipe = _recipe(args)
     folder, workspace = options.dataset_folder(args), options.workspace(args)
+    recipe = _recipe(args, workspace.model(folder.name, args.planner, args.configuration))
     wanted = TrainOptions(
         recipe=recipe,
         configuration=args.configuration,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from autoseg.core.declaration import FILE_ENDINGS, CaseFiles, DatasetJson, doubtful_keys, read_declaration
 from autoseg.core.errors import DataError, Problem, UsageError
+from autoseg.core.files import unsafe_name
 from autoseg.core.labels import LabelScheme
 
 __all__ = [
@@ -144,18 +144,8 @@ def cases_in_folder(folder: Path, *, ending: str, n_channels: int, problems: lis
 
 def unsafe_id(case: str) -> str:
     """Why a case id must not be used as a file name; empty when it may."""
-    if not case:
-        return "the case id is empty"
-    if "/" in case or "\\" in case:
-        return "the case id holds a path separator"
-    if case.startswith("."):
-        return "the case id begins with a dot"
-    if ".." in case:
-        return "the case id holds '..'"
-    # Cs: bytes of a file name that are no UTF-8; no JSON can hold them
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in case):
-        return "the case id holds a control character or bytes that are no text"
-    return ""
+    unsafe = unsafe_name(case)
+    return f"the case id {unsafe}" if unsafe else ""
 
 
 def _explicit_cases(folder: Path, declaration: DatasetJson, problems: list[Problem]) -> dict[str, Case]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unsafe_name(name: str) -> str:
+    """Why a name from a file must not become a file name; empty when it may."""
+    if not name:
+        return "is empty"
+    if "/" in name or "\\" in name:
+        return "holds a path separator"
+    if name.startswith("."):
+        return "begins with a dot"
+    if ".." in name:
+        return "holds '..'"
+    # Cs: bytes of a file name that are no UTF-8; no JSON can hold them
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        return "holds a control character or bytes that are no text"
+    return ""
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from pydantic import (
     Field,
+    ModelWrapValidatorHandler,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
@@ -18,12 +20,13 @@ from pydantic import (
 
 from autoseg.core.declaration import Labels, check_regions_order
 from autoseg.core.errors import UsageError
-from autoseg.core.files import content_key
+from autoseg.core.files import content_key, unsafe_name
 from autoseg.core.fingerprint import Intensities
 from autoseg.core.labels import LabelScheme
 from autoseg.core.records import Record, nearest
 
-NOTHING = {"inherits_from": None, "previous_stage": None}  # what needs no line in a plan file
+NOTHING = ("inherits_from", "previous_stage")  # need no line in a plan file where they are None
+REST = ""  # key of all decisions that belong to no configuration
 PREPARED_BY = ("spacing_mm", "normalization", "use_mask_for_norm")  # on which the preprocessed cases depend
 Normalization = Literal["ct", "zscore", "rescale_0_1", "rgb_0_1", "none"]
 
@@ -79,6 +82,7 @@ class Configuration(Record):
     mirror_axes: list[int]
     mirror_label_pairs: list[tuple[str, str]] = Field(default_factory=list)
     reasons: dict[str, str] = Field(default_factory=dict)
+    _given: frozenset[str] = PrivateAttr(default=frozenset())  # what an inheriting configuration gives itself
 
     @model_validator(mode="after")
     def _dimensions_agree(self) -> Configuration:
@@ -101,6 +105,26 @@ class Configuration(Record):
         """2 or 3."""
         return len(self.patch_size)
 
+    def decisions(self) -> dict[str, Any]:
+        """What a training depends on: all fields but reasons and statistics; defaults are left out, so that a field
+        that a later version adds changes nothing.
+        """
+        told = {"reasons", "median_shape_voxels", "inherits_from"}
+        return self.model_dump(mode="json", exclude=told, exclude_defaults=True)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The fields that an inheriting configuration gives itself."""
+        return self._given
+
+
+class Told(Record):
+    """What the user told the planner; None and nothing mean that it decides itself."""
+
+    gpu_memory_gb: PositiveFloat | None = None
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    normalization: tuple[str, ...] = ()
+
 
 class Plan(Record):
     """All that a prediction needs to know besides the weights."""
@@ -117,15 +141,24 @@ class Plan(Record):
     configurations: dict[str, Configuration]
     reasons: dict[str, str] = Field(default_factory=dict)
     fingerprint_key: str = ""
-    planned: dict[str, str] = Field(default_factory=dict)  # what each configuration was before anybody edited it
+    told: Told = Field(default_factory=Told)
+    # A hash of each configuration before anybody edited it, under "" of all the rest; version 0.1.0 kept none.
+    planned: dict[str, str] | None = None
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _inherit(cls, value: Any) -> Any:
+    def _inherit(cls, value: Any, check: ModelWrapValidatorHandler[Plan]) -> Plan:
         configurations = value.get("configurations") if isinstance(value, dict) else None
         if not isinstance(configurations, dict):
-            return value
-        return {**value, "configurations": {name: _resolve(name, configurations) for name in configurations}}
+            return check(value)
+        plan = check({**value, "configurations": {name: _resolve(name, configurations) for name in configurations}})
+        for name, configuration in plan.configurations.items():
+            parent = plan.configurations.get(configuration.inherits_from or "")
+            if parent is not None:
+                own = configurations[name]
+                differs = (k for k in type(parent).model_fields if getattr(configuration, k) != getattr(parent, k))
+                configuration._given = frozenset(own if isinstance(own, dict) else ()) | frozenset(differs)
+        return plan
 
     @field_validator("regions_class_order")
     @classmethod
@@ -141,39 +174,64 @@ class Plan(Record):
             counts = f"{len(self.intensities)} intensities for {len(self.channel_names)} channel_names"
             raise ValueError(f"there are {counts}; each channel needs its own")
         for name, configuration in self.configurations.items():
+            if unsafe := unsafe_name(name):
+                raise ValueError(f"configuration {name!r}: the name {unsafe}, and folders are called by it")
+            parent = configuration.inherits_from
+            if parent is not None and parent not in self.configurations:
+                raise ValueError(f"configuration '{name}' inherits from {parent!r}, which is not in this plan")
             if len(configuration.normalization) != len(self.channel_names):
                 raise ValueError(f"configuration '{name}' must have one normalization per channel")
             swapped = {label for pair in configuration.mirror_label_pairs for label in pair}
-            if (stage := configuration.previous_stage) is not None and stage not in self.configurations:
-                hint = nearest(stage, [*self.configurations])
-                raise ValueError(f"previous_stage '{stage}' of '{name}' is no configuration; {hint}")
+            self._check_previous_stages(name)
             if strangers := swapped - set(self.labels):
                 raise ValueError(f"mirror_label_pairs of '{name}' holds '{min(strangers)}', which is no label")
         return self
 
+    def _check_previous_stages(self, name: str) -> None:
+        seen = [name]
+        while (stage := self.configurations[seen[-1]].previous_stage) is not None:
+            if stage not in self.configurations:
+                hint = nearest(stage, [*self.configurations])
+                raise ValueError(f"previous_stage '{stage}' of '{seen[-1]}' is no configuration; {hint}")
+            if stage in seen:
+                raise ValueError(f"previous_stage of '{name}' leads in a circle")
+            seen.append(stage)
+
     @model_serializer(mode="wrap")
     def _shorten(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Inheriting configurations with what differs only, the others without empty keys."""
+        """Inheriting configurations with what they give themselves only, the others without empty keys."""
         value: dict[str, Any] = whole(self)
-        shortened = {}
         for name, fields in value["configurations"].items():
-            known = {**value["configurations"].get(fields["inherits_from"], NOTHING), "inherits_from": None}
-            shortened[name] = {k: v for k, v in fields.items() if k not in known or v != known[k]}
-        return {**value, "configurations": shortened}
+            given = self.configurations[name]._given
+            if fields["inherits_from"] is None:
+                kept = {k: v for k, v in fields.items() if k not in NOTHING or v is not None}
+            else:
+                kept = {k: v for k, v in fields.items() if k in given or k == "inherits_from"}
+            value["configurations"][name] = kept
+        return value
 
-    def with_configurations_marked(self) -> Plan:
-        """This plan, knowing its configurations as they are now, so that `edited` tells what is changed later."""
-        return self.with_changes(planned={name: _key(facts) for name, facts in self._configurations_in_file.items()})
-
-    @property
-    def edited(self) -> dict[str, dict[str, Any]]:
-        """Configurations, as in the file, that somebody added or changed since they were planned."""
-        facts = self._configurations_in_file
-        return {name: fields for name, fields in facts.items() if _key(fields) != self.planned.get(name)}
-
-    @property
-    def _configurations_in_file(self) -> dict[str, dict[str, Any]]:
+    def in_file(self) -> dict[str, dict[str, Any]]:
+        """The configurations as they stand in the plan file."""
         return self.model_dump(mode="json")["configurations"]  # type: ignore[no-any-return]
+
+    def marked(self) -> Plan:
+        """This plan, knowing what it is now, so that later changes can be told from what was planned."""
+        keys = {name: _key(facts) for name, facts in self.in_file().items()}
+        return self.with_changes(planned={**keys, REST: self._key_of_the_rest()})
+
+    @property
+    def edited(self) -> tuple[str, ...]:
+        """Configurations that somebody added or changed since they were planned; none where that is not known."""
+        known = self.planned
+        return () if known is None else tuple(n for n, facts in self.in_file().items() if _key(facts) != known.get(n))
+
+    @property
+    def edited_elsewhere(self) -> bool:
+        """Whether somebody changed decisions that belong to no configuration."""
+        return self.planned is not None and self.planned.get(REST) != self._key_of_the_rest()
+
+    def _key_of_the_rest(self) -> str:
+        return content_key(self.transpose_forward, [one.model_dump() for one in self.intensities])
 
     @property
     def transpose_backward(self) -> tuple[int, int, int]:
@@ -215,7 +273,8 @@ def _resolve(name: str, configurations: dict[str, Any]) -> Any:
     while parent is not None:
         if not isinstance(parent, str) or parent in heirs or not isinstance(configurations.get(parent), dict):
             found = f"configuration '{heirs[-1]}' inherits from {parent!r}"
-            raise ValueError(f"{found}, which does not exist or leads in a circle")
+            hint = nearest(str(parent), [other for other in configurations if other not in heirs])
+            raise ValueError(f"{found}, which does not exist or leads in a circle; {hint}".rstrip("; "))
         fields = {**configurations[parent], **fields}
         heirs.append(parent)
         parent = configurations[parent].get("inherits_from")

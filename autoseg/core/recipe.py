@@ -44,20 +44,9 @@ class Recipe(Record):
         return self.val_iterations or max(1, self.iterations // 5)
 
 
-SHORT_BUDGET = 10_000  # training steps
-
-
-def recipe_for(epochs: int | None, iterations: int | None) -> Recipe:
-    """The recipe for a budget that somebody asks for without naming one.
-
-    nnU-Net's values need a long run-up: momentum 0.99 averages over 100 steps, and a network first learns that most
-    voxels are background. Below SHORT_BUDGET steps the quick recipe is taken, with that budget.
-    """
-    whole = RECIPES["default"]
-    budget = {"epochs": epochs or whole.epochs, "iterations": iterations or whole.iterations}
-    name = "quick" if budget["epochs"] * budget["iterations"] < SHORT_BUDGET else "default"
-    return RECIPES[name].with_changes(**budget)
-
+# Training steps. nnU-Net's values need a long run-up: momentum 0.99 averages over 100 steps, and a network first learns
+# that most voxels are background. For fewer steps than this the quick recipe is taken unless one is named.
+SHORT_BUDGET = 10_000
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),

@@ -168,7 +168,7 @@ def _write_model(results: Path, model: Model) -> None:
         old, new = Model.read(path).plan, model.plan
         name = model.configuration
         decisions = [
-            (p.configurations.get(name), p.transpose_forward, p.labels, p.channel_names, p.intensities)
+            (p.configuration(name).decisions(), p.transpose_forward, p.labels, p.channel_names, p.intensities)
             for p in (old, new)
         ]
         if decisions[0] != decisions[1]:

@@ -10,10 +10,9 @@ from pathlib import Path
 from autoseg import planning as planning_stage
 from autoseg.core.dataset import DatasetJson
 from autoseg.core.errors import AutosegError, Problem, UsageError
-from autoseg.core.files import content_key
+from autoseg.core.files import content_key, write_bytes
 from autoseg.core.fingerprint import Fingerprint
-from autoseg.core.plan import Plan
-from autoseg.core.records import nearest
+from autoseg.core.plan import Plan, Told
 from autoseg.core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -39,75 +38,99 @@ def make_plan(
 ) -> tuple[Plan, bool, list[Problem]]:
     """Plan from a fingerprint and write the plan file.
 
-    A file made from the same fingerprint and options is kept as it is, and so is a plan of the user's own (a name that
-    is no planner's). Otherwise it is planned anew: configurations that the user added or changed are carried over,
-    and the old file is kept beside it.
+    What the planner was told before (memory, spacing, normalisation) holds until it is told otherwise. A file made from
+    the same fingerprint and options is kept as it is, and so is a plan of the user's own (a name that is no
+    planner's). Otherwise it is planned anew: configurations that the user added or changed are carried over, and a
+    copy of the old file stays beside it.
 
     Returns:
         (plan, whether it was made now, warnings about what was kept).
+
+    Raises:
+        UsageError: the plan file belongs to another planner, or the options make no sense.
     """
     path = workspace.plan(name, options.planner)
-    told = options.gpu_memory_gb, options.spacing_mm, options.normalization
-    made_from = content_key(fingerprint.key, *told, declaration.model_dump())
-    known = Plan.read(path) if path.is_file() else None
+    check_planning(options, path, n_channels=len(declaration.channel_names))
+    known = read_plan(workspace, name, options.planner) if path.is_file() else None
+    told = _told(options, known)
+    made_from = content_key(fingerprint.key, told.model_dump(), declaration.model_dump())
     if known is not None and known.fingerprint_key == made_from:
         return known, False, []
     if known is not None and options.planner not in planning_stage.PLANNERS:
         found = "was made from other data or options"
         return known, False, [Problem(case="", file=str(path), found=found, next="it is yours and used as it is")]
-    plan = (
-        planning_stage.plan(
-            fingerprint,
-            declaration,
-            dataset=name,
-            planner=options.planner,
-            gpu_memory_gb=options.gpu_memory_gb,
-            spacing_mm=options.spacing_mm,
-            normalization=options.normalization,
-        )
-        .with_changes(fingerprint_key=made_from)
-        .with_configurations_marked()
-    )
+    plan = planning_stage.plan(
+        fingerprint,
+        declaration,
+        dataset=name,
+        planner=options.planner,
+        gpu_memory_gb=told.gpu_memory_gb,
+        spacing_mm=told.spacing_mm,
+        normalization=told.normalization,
+    ).with_changes(fingerprint_key=made_from, told=told.model_dump())
     warnings = []
     if known is not None:
         numbers = (f".old{n}.json" for n in itertools.count(1))
         old = next(p for p in map(path.with_suffix, numbers) if not p.exists())
-        path.replace(old)
-        log.info("%s was made from other data or options and is planned anew; the old one is now %s", path, old.name)
+        write_bytes(old, path.read_bytes())
+        log.info("%s was made from other data or options and is planned anew; a copy is %s", path, old.name)
         plan, warnings = _carry_over(known, plan, old)
     plan.write(path)
     return plan, True, warnings
 
 
+def _told(options: Options, known: Plan | None) -> Told:
+    before = Told() if known is None else known.told
+    return Told(
+        gpu_memory_gb=options.gpu_memory_gb or before.gpu_memory_gb,
+        spacing_mm=options.spacing_mm or before.spacing_mm,
+        normalization=options.normalization or before.normalization,
+    )
+
+
 def _carry_over(known: Plan, plan: Plan, old: Path) -> tuple[Plan, list[Problem]]:
-    """Put the configurations that the user added to `known` or changed there into the new plan."""
-    edited = known.edited
-    if not edited:
-        return plan, []
-    names, todo = ", ".join(edited), "compare them with the reasons in the new plan"
-    try:
-        if known.transpose_forward != plan.transpose_forward:
-            raise UsageError("the order of the axes has changed")
-        configurations = {**plan.model_dump(mode="json")["configurations"], **edited}
-        plan, found = plan.with_changes(configurations=configurations), f"your configurations {names} were kept"
-    except AutosegError as error:
-        found, todo = f"your configurations {names} do not fit the new plan ({error})", f"they are still in {old.name}"
-    return plan, [Problem(case="", file="plan", found=found, next=todo)]
+    """Put the configurations that the user added to `known` or changed there into the new plan, one by one."""
+    edited, look = known.edited, f"they are in {old.name}"
+    warnings = []
+
+    def warn(found: str, todo: str) -> None:
+        warnings.append(Problem(case="", file="plan", found=found, next=todo))
+
+    if known.planned is None:
+        edited = tuple(name for name in known.configurations if name not in plan.configurations)
+        warn("was made by version 0.1.0, which kept no note of edits", f"if you made some, {look}")
+    if known.edited_elsewhere:
+        warn("your changes outside the configurations were not carried over", look)
+    for name in edited:
+        fields = known.in_file()[name]
+        try:
+            if known.transpose_forward != plan.transpose_forward:
+                raise UsageError("the order of the axes has changed")
+            changed = plan.with_changes(configurations={**plan.in_file(), name: fields})
+        except AutosegError as error:
+            warn(f"your configuration {name} does not fit the new plan ({error})", f"it is still in {old.name}")
+            continue
+        new, kept = plan.configurations.get(name), changed.configurations[name]
+        differs = [k for k in fields if new is not None and k != "reasons" and getattr(new, k) != getattr(kept, k)]
+        compared = f"; planned anew it would differ in {', '.join(differs)}" if differs else ""
+        warn(f"your configuration {name} was kept{compared}", "delete it in the plan file to have it planned")
+        plan = changed
+    return plan, warnings
 
 
 def read_plan(workspace: Workspace, dataset: str, planner: str) -> Plan:
-    """The plan that a planner made. Raises UsageError when there is none."""
+    """The plan that a planner made. Raises UsageError when there is none, or one that says it is another's."""
     path = workspace.plan(dataset, planner)
     if not path.is_file():
         raise UsageError(f"there is no plan {path}; run autoseg_plan_and_preprocess -d {dataset} first")
-    return Plan.read(path)
+    plan = Plan.read(path)
+    if plan.planner != planner:
+        raise UsageError(f"{path}: its planner is '{plan.planner}'; write '{planner}' there, or rename the file")
+    return plan
 
 
-def check_options(options: Options, plan: Path) -> None:
-    """Refuse a wrong call before any image is read. Raises UsageError."""
+def check_planning(options: Options, plan: Path, *, n_channels: int) -> None:
+    """Refuse planning options that make no sense. Raises UsageError."""
     own = plan.is_file() and options.planner not in planning_stage.PLANNERS  # a plan file that the user wrote
     planning_stage.budget_for("default" if own else options.planner, options.gpu_memory_gb, options.spacing_mm)
-    known = {*planning_stage.CONFIGURATIONS, *(Plan.read(plan).configurations if plan.is_file() else ())}
-    for name in options.configurations:
-        if name not in known:
-            raise UsageError(f"there is no configuration '{name}'; {nearest(name, sorted(known))}")
+    planning_stage.check_normalization(options.normalization, n_channels=n_channels)

@@ -8,16 +8,19 @@ from pathlib import Path
 
 from autoseg import fingerprinting as fingerprinting_stage
 from autoseg import preprocessing as preprocessing_stage
+from autoseg.core.cluster import connect
 from autoseg.core.dataset import Dataset, read_dataset
-from autoseg.core.errors import DataError
+from autoseg.core.errors import DataError, UsageError
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan
+from autoseg.core.records import nearest
 from autoseg.core.splits import splits_of
 from autoseg.core.workers import WorkerPool
 from autoseg.core.workspace import Workspace
 from autoseg.nets.device import choose_device
 from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_cases, pool_for, silent
-from autoseg.pipeline.plan_file import Options, check_options, make_plan
+from autoseg.pipeline.plan_file import Options, check_planning, make_plan
+from autoseg.planning import CONFIGURATIONS
 
 
 def plan_and_preprocess(
@@ -28,7 +31,7 @@ def plan_and_preprocess(
     With `clean`, what was measured and this planner's case stores are deleted first; plans and splits are kept.
     """
     dataset = read_dataset(folder)
-    check_options(options, workspace.plan(dataset.name, options.planner))
+    _check_options(options, workspace.plan(dataset.name, options.planner), n_channels=len(dataset.channel_names))
     if clean:
         top = workspace.fingerprint(dataset.name).parent
         for made in (top / "measured", *top.glob(f"{options.planner}__*")):
@@ -68,7 +71,7 @@ def preprocess(
     progress: Progress = silent,
 ) -> Outcome:
     """Preprocess `cases` for the wanted configurations (all planned ones by default) and write the splits."""
-    choose_device(options.device)
+    _check_options(options, workspace.plan(dataset.name, options.planner), n_channels=len(dataset.channel_names))
     names = list(options.configurations or plan.configurations)
     for name in names:
         plan.configuration(name)
@@ -113,3 +116,19 @@ def absent_labels(dataset: Dataset, workspace: Workspace) -> dict[str, list[str]
     """Labels that cases lack, as measured."""
     path = workspace.fingerprint(dataset.name)
     return Fingerprint.read(path).absent_labels if path.is_file() else {}
+
+
+def _check_options(options: Options, plan: Path, *, n_channels: int) -> None:
+    """Refuse a wrong call before any image is read or anything is deleted.
+
+    Raises:
+        UsageError: an unknown planner, configuration or scheme, no such device, or a scheduler that does not answer.
+    """
+    check_planning(options, plan, n_channels=n_channels)
+    choose_device(options.device)
+    if options.scheduler is not None:
+        connect(options.scheduler).close()
+    known = {*CONFIGURATIONS, *(Plan.read(plan).configurations if plan.is_file() else ())}
+    for name in options.configurations:
+        if name not in known:
+            raise UsageError(f"there is no configuration '{name}'; {nearest(name, sorted(known))}")

@@ -18,11 +18,12 @@ from autoseg.planning.batch_size import batch_size
 from autoseg.planning.budget import Budget
 from autoseg.planning.explain import explain
 from autoseg.planning.mirroring import LEFT_RIGHT, mirroring
+from autoseg.planning.normalization import check_normalization
 from autoseg.planning.normalization import normalization as choose_normalization
 from autoseg.planning.patch_size import patch_and_network
 from autoseg.planning.target_spacing import resampled_shape, target_spacing
 
-__all__ = ["CONFIGURATIONS", "PLANNERS", "budget_for", "explain", "plan"]
+__all__ = ["CONFIGURATIONS", "PLANNERS", "budget_for", "check_normalization", "explain", "plan"]
 
 RESIDUAL = Budget(
     network="residual_encoder_unet",
@@ -116,7 +117,7 @@ def plan(
             "transpose_forward": f"target spacing {_by_axis(target)} mm (z, y, x): axis {coarsest} is the coarsest"
         },
         fingerprint_key=fingerprint.key,
-    )
+    ).marked()
 
 
 def budget_for(planner: str, gpu_memory_gb: float | None, spacing_mm: Sequence[float] | None) -> Budget:
@@ -157,6 +158,7 @@ class _Builder:
     ) -> None:
         self.budget = budget
         self.n_label_entries = len(declaration.labels)
+        self.told_norm = bool(schemes)
         self.relative_size = fingerprint.median_relative_size_after_cropping
         self.norm = choose_normalization(
             list(declaration.channel_names.values()),
@@ -196,8 +198,10 @@ class _Builder:
                 "network": f"spacing {_by_axis(spacing)} mm and patch {_by_axis(shape.patch_size)}",
                 "batch_size": why_batch,
                 "normalization": why_norm,
-                "use_mask_for_norm": f"the nonzero region is {self.relative_size:.0%} of the median image",
-                "batch_dice": "off unless a 3d_lowres is planned" if dimensions == 3 else "slices are many and small",
+                "use_mask_for_norm": "given by the user"
+                if self.told_norm
+                else f"the nonzero region is {self.relative_size:.0%} of the median image",
+                "batch_dice": "a 3d_lowres sees enough of the image" if dimensions == 3 else "always on in 2d",
                 "mirror_axes": why_mirror,
             },
         )

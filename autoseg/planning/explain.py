@@ -52,7 +52,7 @@ RULES = {
     ),
     "batch_dice": (
         "on for 2d, and for 3d_fullres where a patch sees so little of the image that a 3d_lowres is planned",
-        "a larger patch (--gpu_memory_gb)",
+        "for 3d_fullres, a larger patch (--gpu_memory_gb)",
     ),
     "mirror_axes": (
         "all axes, but left-right only where no label tells the sides apart or its mirror partner is confirmed",
@@ -63,23 +63,27 @@ RULES = {
         "whatever makes 3d_lowres superfluous: larger patches or a coarser spacing",
     ),
 }
-WHERE = "edit the plan file"  # always possible, and it survives planning anew
+WHERE = "edit the plan file"
+EDITED = "changed or added in the plan file, perhaps together with others here"
 
 
 def explain(plan: Plan) -> dict[str, list[Explanation]]:
     """Explanations of the plan as a whole (under "plan") and of each configuration, in the order of RULES."""
-    found = {"plan": [_explained("transpose_forward", f"{[*plan.transpose_forward]}", plan.reasons)]}
+    edited = plan.edited
+    reasons = {"transpose_forward": EDITED} if plan.edited_elsewhere else plan.reasons
+    found = {"plan": [_explained("transpose_forward", f"{[*plan.transpose_forward]}", reasons)]}
     for name, configuration in plan.configurations.items():
-        reasons = dict(configuration.reasons)
-        if configuration.inherits_from is not None:
-            reasons.setdefault("previous_stage", f"everything else is inherited from {configuration.inherits_from}")
-        values = _values(configuration)
-        changed = name in plan.edited
-        found[name] = [
-            _explained(decision, value, {decision: "changed or added in the plan file"} if changed else reasons)
-            for decision, value in values.items()
-        ]
+        values = {k: v for k, v in _values(configuration).items() if _is_own(k, configuration)}
+        reasons = dict.fromkeys(values, EDITED) if name in edited else configuration.reasons
+        found[name] = [_explained(decision, value, reasons) for decision, value in values.items()]
     return found
+
+
+def _is_own(decision: str, configuration: Configuration) -> bool:
+    """Whether a decision is told here: what is inherited is told where it comes from."""
+    if decision == "previous_stage":
+        return configuration.previous_stage is not None
+    return configuration.inherits_from is None or decision in configuration.given
 
 
 def _explained(decision: str, value: str, reasons: dict[str, str]) -> Explanation:
@@ -99,7 +103,8 @@ def _values(c: Configuration) -> dict[str, str]:
 
     strides = ", ".join("x".join(map(str, stride)) for stride in c.network.strides[1:])
     pairs = "".join(f", {a} and {b} change places" for a, b in c.mirror_label_pairs)
-    values = {
+    return {
+        "previous_stage": str(c.previous_stage),
         "spacing_mm": by_axis(c.spacing_mm),
         "patch_size": by_axis(c.patch_size),
         "network": f"{c.network.name}, {len(c.network.strides)} stages, {c.network.features_per_stage[0]} to "
@@ -110,6 +115,3 @@ def _values(c: Configuration) -> dict[str, str]:
         "batch_dice": "on" if c.batch_dice else "off",
         "mirror_axes": f"{c.mirror_axes}{pairs}",
     }
-    if c.previous_stage is not None:
-        return {"previous_stage": c.previous_stage}
-    return values

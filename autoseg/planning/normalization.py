@@ -35,7 +35,7 @@ def normalization(
         UsageError: `wanted` has another number of entries than there are channels, or an unknown one.
     """
     if wanted:
-        _check(wanted, channel_names)
+        check_normalization(wanted, n_channels=len(channel_names))
         chosen: list[Normalization] = ["zscore" if name == NONZERO else name for name in wanted]  # type: ignore[misc]
         return chosen, [name == NONZERO for name in wanted], f"given by the user: {', '.join(wanted)}"
     schemes: list[Normalization] = [BY_CHANNEL_NAME.get(name.casefold(), "zscore") for name in channel_names]
@@ -49,10 +49,10 @@ def normalization(
     return schemes, use_mask, reason
 
 
-def _check(wanted: Sequence[str], channel_names: list[str]) -> None:
-    if len(wanted) != len(channel_names):
-        listed = ", ".join(channel_names)
-        raise UsageError(f"--normalization has {len(wanted)} entries; give one per channel ({listed})")
+def check_normalization(wanted: Sequence[str], *, n_channels: int) -> None:
+    """Raises UsageError where `wanted`, unless empty, is not one known scheme per channel."""
+    if wanted and len(wanted) != n_channels:
+        raise UsageError(f"--normalization has {len(wanted)} entries for {n_channels} channels; give one per channel")
     for name in wanted:
         if name not in WANTED:
             raise UsageError(f"--normalization: there is no '{name}'; {nearest(name, [*WANTED])}")

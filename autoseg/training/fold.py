@@ -193,10 +193,7 @@ def _facts(job: FoldJob) -> dict[str, Any]:
     """What is stored with the weights: where they come from, and a hash of all they depend on but the recipe."""
     store = CaseStore(job.store)
     cases = {case: store.open(case).meta.key for case in (*job.split.train, *job.split.val)}
-    # defaults are left out, so that a field added in a later version changes nothing
-    decisions = job.plan.configuration(job.configuration).model_dump(
-        exclude={"reasons", "median_shape_voxels"}, exclude_defaults=True
-    )
+    decisions = job.plan.configuration(job.configuration).decisions()
     return {
         "configuration": job.configuration,
         "dataset": job.plan.dataset,

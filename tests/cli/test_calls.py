@@ -64,7 +64,7 @@ def test_every_command_explains_its_options(command: str, capsys: Any) -> None:
         ("train", ["-d", "7", "--set", "learning_rat=1"], "learning_rate"),
         ("train", ["-d", "7", "--set", "learning_rate=fast"], "learning_rate"),
         ("train", ["-d", "7", "--recipe", "quik"], "quick"),
-        ("train", ["-d", "7", "--epochs", "0"], "epochs"),
+        ("train", ["-d", "7", "--set", "epochs=0"], "epochs"),
         ("train", ["-d", "7", "--plugin", "no.such.module"], "no.such.module"),
         ("train", ["-d", "7", "--plugin", "autoseg_test_broken_plugin"], "ZeroDivisionError"),
         ("plan", ["-d", "7"], "autoseg_extract_fingerprint"),
@@ -79,6 +79,43 @@ def test_wrong_calls_end_with_2_and_name_the_way_out(
     printed = capsys.readouterr()
     assert word in printed.err
     assert "Traceback" not in printed.err + printed.out
+
+
+@pytest.mark.parametrize("number", ["0", "-5", "many"])
+def test_numbers_that_are_none_are_refused_while_parsing(number: str, capsys: Any) -> None:
+    for option in ("--epochs", "--iterations"):
+        with pytest.raises(SystemExit) as end:
+            call("train", "-d", "7", option, number)
+        assert end.value.code == 2
+        assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "begun", "expected"),
+    [
+        ([], None, ("default", 1000, 250)),
+        (["--epochs", "8", "--iterations", "50"], None, ("quick", 8, 50)),
+        (["--epochs", "39"], None, ("quick", 39, 250)),
+        (["--epochs", "40"], None, ("default", 40, 250)),
+        (["--set", "epochs=5"], None, ("quick", 5, 250)),
+        (["--recipe", "default", "--epochs", "5"], None, ("default", 5, 250)),
+        (["--epochs", "60"], "quick", ("quick", 60, 50)),
+        (["--recipe", "quick"], "default", ("quick", 20, 50)),
+    ],
+)
+def test_the_recipe_follows_the_budget_and_what_was_begun(
+    argv: list[str], begun: str | None, expected: tuple[str, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoseg.cli import train
+    from autoseg.core.recipe import RECIPES
+
+    if begun is not None:
+        RECIPES[begun].write(tmp_path / "fold_2" / "recipe.json")
+    seen: list[Any] = []
+    monkeypatch.setattr(train, "run", lambda parser, act, argv: seen.append(parser.parse_args(argv)) or 0)
+    train.main(["-d", "7", *argv])
+    recipe = train._recipe(seen[0], tmp_path)
+    assert (recipe.name, recipe.epochs, recipe.iterations) == expected
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,9 @@ def test_a_configuration_inherits_what_it_does_not_give(facts: dict[str, Any], t
     heirs = {"child": {"inherits_from": "small", "batch_size": 9}, "grandchild": {"inherits_from": "child"}}
     plan = read(edited(facts, ("configurations",), {**heirs, **facts["configurations"]}), tmp_path)
     small = plan.configuration("small")
-    assert plan.configuration("child") == small.with_changes(batch_size=9, inherits_from="small")
-    assert plan.configuration("grandchild") == plan.configuration("child").with_changes(inherits_from="child")
+    child, grandchild = (plan.configuration(name).model_dump() for name in heirs)
+    assert child == {**small.model_dump(), "batch_size": 9, "inherits_from": "small"}
+    assert grandchild == {**child, "inherits_from": "child"}
     plan.write(tmp_path / "written.json")  # what is inherited is not written twice
     written = json.loads((tmp_path / "written.json").read_text())["configurations"]
     assert {name: written[name] for name in heirs} == heirs
@@ -122,13 +123,14 @@ def test_a_configuration_inherits_what_it_does_not_give(facts: dict[str, Any], t
 
 
 def test_edited_and_own_configurations_are_known(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
-    plan = make_plan().with_configurations_marked()
-    assert plan.edited == {}
+    plan = make_plan().marked()
+    assert plan.edited == ()
     value = plan.model_dump(mode="json")
     value["configurations"]["small"]["reasons"] = {"batch_size": "because"}
-    assert read(value, tmp_path).edited == {}
+    assert read(value, tmp_path).edited == ()
     value["configurations"]["mine"] = {"inherits_from": "small", "batch_size": 7}
-    assert read(value, tmp_path).edited == {"mine": {"inherits_from": "small", "batch_size": 7}}
+    assert read(value, tmp_path).edited == ("mine",)
+    assert read(value, tmp_path).in_file()["mine"] == {"inherits_from": "small", "batch_size": 7}
     value["configurations"]["small"]["batch_size"] = 5
     assert set(read(value, tmp_path).edited) == {"mine", "small"}
 
@@ -190,3 +192,29 @@ def test_plan_and_model_survive_their_files(make_plan: Callable[..., Plan], tmp_
     assert plan.scheme.has_regions
     assert isinstance(plan.configuration("small"), Configuration)
     assert plan.configuration("small").dimensions == 2
+
+
+@pytest.mark.parametrize("name", ["", "x/../../escaped", ".hidden", "a\\b", "..", "line\nbreak"])
+def test_a_configuration_cannot_be_called_by_a_path(facts: dict[str, Any], tmp_path: Path, name: str) -> None:
+    facts["configurations"][name] = facts["configurations"]["small"]
+    with pytest.raises(DataError, match="folders are called by it"):
+        read(facts, tmp_path)
+
+
+def test_previous_stages_must_not_lead_in_a_circle(facts: dict[str, Any], tmp_path: Path) -> None:
+    facts["configurations"]["a"] = {"inherits_from": "small", "previous_stage": "b"}
+    facts["configurations"]["b"] = {"inherits_from": "small", "previous_stage": "a"}
+    with pytest.raises(DataError, match="leads in a circle"):
+        read(facts, tmp_path)
+
+
+def test_an_heir_without_its_parent_is_refused(make_plan: Callable[..., Plan]) -> None:
+    small = make_plan().configuration("small")
+    with pytest.raises(DataError, match="inherits from 'gone', which is not in this plan"):
+        make_plan().with_changes(configurations={"x": small.with_changes(inherits_from="gone")})
+
+
+def test_a_misspelt_parent_gets_the_nearest(facts: dict[str, Any], tmp_path: Path) -> None:
+    facts["configurations"]["a"] = {"inherits_from": "smal"}
+    with pytest.raises(DataError, match=r"inherits from 'smal', which does not exist .*; did you mean 'small'"):
+        read(facts, tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from autoseg.core.errors import DataError
-from autoseg.core.recipe import RECIPES, Recipe, recipe_for
+from autoseg.core.recipe import RECIPES, Recipe
 
 
 def test_the_default_recipe_is_nnunets() -> None:
@@ -17,22 +17,6 @@ def test_the_default_recipe_is_nnunets() -> None:
     assert (recipe.optimizer, recipe.learning_rate, recipe.momentum) == ("sgd", 1e-2, 0.99)
     assert (recipe.weight_decay, recipe.gradient_clip, recipe.schedule) == (3e-5, 12, "poly")
     assert (recipe.oversample_foreground, recipe.deep_supervision, recipe.warmup_steps) == (0.33, True, 0)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "iterations", "name", "steps"),
-    [
-        (None, None, "default", (1000, 250)),
-        (8, 50, "quick", (8, 50)),
-        (39, None, "quick", (39, 250)),
-        (40, None, "default", (40, 250)),
-        (None, 9, "quick", (1000, 9)),
-        (None, 10, "default", (1000, 10)),
-    ],
-)
-def test_the_recipe_follows_the_budget(epochs: int, iterations: int, name: str, steps: tuple[int, int]) -> None:
-    recipe = recipe_for(epochs, iterations)
-    assert recipe == RECIPES[name].with_changes(epochs=steps[0], iterations=steps[1])
 
 
 @pytest.mark.parametrize(("iterations", "given", "expected"), [(250, None, 50), (3, None, 1), (9, None, 1), (9, 4, 4)])

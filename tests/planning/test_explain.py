@@ -11,7 +11,7 @@ from autoseg.core.declaration import DatasetJson
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Configuration, Plan
 from autoseg.planning import explain, plan
-from autoseg.planning.explain import RULES
+from autoseg.planning.explain import EDITED, RULES
 
 DECLARATION = DatasetJson(channel_names={"0": "CT"}, labels={"background": 0, "liver": 1}, file_ending=".nii.gz")
 
@@ -19,7 +19,7 @@ DECLARATION = DatasetJson(channel_names={"0": "CT"}, labels={"background": 0, "l
 @pytest.fixture
 def large(make_fingerprint: Callable[..., Fingerprint]) -> Plan:
     measured = make_fingerprint(shapes_after_crop=[(300, 500, 500)] * 6)
-    return plan(measured, DECLARATION, dataset="D").with_configurations_marked()
+    return plan(measured, DECLARATION, dataset="D")
 
 
 def test_every_decision_has_a_rule_numbers_and_what_changes_it(large: Plan) -> None:
@@ -49,7 +49,9 @@ def test_numbers_are_those_of_the_data(large: Plan) -> None:
 def test_an_edited_configuration_is_told_as_such(large: Plan) -> None:
     value = json.loads(json.dumps(large.model_dump(mode="json")))
     value["configurations"]["2d"]["batch_size"] = 3
+    value["configurations"]["3d_cascade_fullres"]["batch_size"] = 7
     edited = Plan.model_validate(value)
+    assert [one.decision for one in explain(edited)["3d_cascade_fullres"]] == ["previous_stage", "batch_size"]
     by_name = {name: {one.numbers for one in decisions} for name, decisions in explain(edited).items()}
-    assert by_name["2d"] == {"changed or added in the plan file"}
-    assert "changed or added in the plan file" not in by_name["3d_fullres"]
+    assert by_name["2d"] == {EDITED}
+    assert EDITED not in by_name["3d_fullres"]
