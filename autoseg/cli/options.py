@@ -66,13 +66,19 @@ def load_plugin(args: argparse.Namespace) -> None:
 
 def add_planner(parser: argparse.ArgumentParser) -> None:
     """--planner."""
-    parser.add_argument("--planner", default="default", metavar="NAME", help="which planner's plan (default: default)")
+    known = "resenc_m, resenc_l, resenc_xl, small, or a plan of your own"
+    parser.add_argument("--planner", default="default", metavar="NAME", help=f"{known} (default: default)")
 
 
 def add_planning(parser: argparse.ArgumentParser) -> None:
     """What the planner may be told."""
     add_planner(parser)
-    parser.add_argument("--gpu_memory_gb", type=float, metavar="GB", help="graphics memory to plan for (default: 8)")
+    parser.add_argument(
+        "--gpu_memory_gb",
+        type=float,
+        metavar="GB",
+        help="graphics memory to plan for (default: the planner's, 8 to 40)",
+    )
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="target spacing in mm")
     parser.add_argument(
         "--normalization",
@@ -106,7 +112,8 @@ def workspace(args: argparse.Namespace) -> Workspace:
 
     top = args.workspace or Path(os.environ.get("AUTOSEG_WORKSPACE", "autoseg_workspace"))
     parts = {
-        part: getattr(args, part) or Path(os.environ.get(f"AUTOSEG_{part.upper()}", top / part))
+        # absolute: workers elsewhere need not stand in the same folder
+        part: (getattr(args, part) or Path(os.environ.get(f"AUTOSEG_{part.upper()}", top / part))).absolute()
         for part in ("raw", "preprocessed", "results")
     }
     return Workspace(**parts)

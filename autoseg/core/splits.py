@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autoseg.core.dataset import Dataset
-from autoseg.core.errors import DataError, Problem
+from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.files import read_json, write_json
 from autoseg.core.records import Record, parse
 
@@ -111,24 +111,36 @@ def read_splits(path: Path, *, known: set[str]) -> list[Split]:
 
 
 def splits_of(
-    dataset: Dataset, path: Path, *, cases: set[str], absent_labels: AbsentLabels | None = None
+    dataset: Dataset,
+    path: Path,
+    *,
+    cases: set[str],
+    absent_labels: AbsentLabels | None = None,
+    stratify: bool = False,
 ) -> list[Split]:
     """The splits in `path` when a file is there, else the default ones, which are written to it.
 
     A file that was written by default for other cases or groups is replaced; one edited by the user is kept.
-    Those of `cases` that the data set lost are left out. `absent_labels` asks for stratified splits; later calls
-    without it keep to that.
+    Those of `cases` that the data set lost are left out. With `stratify`, and in later calls without it, default
+    splits spread the labels evenly, of which cases lack `absent_labels`.
+
+    Raises:
+        UsageError: stratified splits are asked for, but the labels were not measured, or the file is the user's.
     """
     note = path.with_name(f".{path.name}.default")  # what was written by default, to tell it from an edit
     written: Any = read_json(note) if note.is_file() and path.is_file() else {}
     written = written if isinstance(written, dict) else {"splits": written}  # as version 0.1.0 wrote it
     if path.is_file() and written.get("splits") != read_json(path):
+        if stratify:
+            raise UsageError(f"--stratify: {path} is yours and is not replaced; delete it, or leave out --stratify")
         return read_splits(path, known=set(dataset.cases))
-    if absent_labels is None:
-        absent_labels = written.get("absent_labels")
-    splits = default_splits({i: case.group or i for i, case in dataset.cases.items() if i in cases}, absent_labels)
+    if stratify and absent_labels is None:
+        raise UsageError("--stratify: the cases are not measured yet; run autoseg_extract_fingerprint first")
+    stratified = stratify or bool(written.get("stratified"))
+    groups = {i: case.group or i for i, case in dataset.cases.items() if i in cases}
+    splits = default_splits(groups, (absent_labels or {}) if stratified else None)
     value = [split.model_dump() for split in splits]
     # The note first: without splits it means nothing; splits without a note would be an edit.
-    write_json(note, {"splits": value, "absent_labels": absent_labels})
+    write_json(note, {"splits": value, "stratified": stratified})
     write_json(path, value)
     return splits

@@ -27,10 +27,10 @@ def doubtful_channels(names: Sequence[str], fingerprint: Fingerprint) -> list[Pr
         typical = f"{np.median(low):g} to {np.median(high):g}"
         if name.casefold() == "ct" and no_ct.mean() > 0.5:
             found = f"channel '{name}' holds no Hounsfield units in {no_ct.sum()} of {len(ranges)} cases ({typical})"
-            todo = "convert the images, or give the channel another name: it would be clipped and scaled as a CT"
+            todo = "convert the images, or name the channel differently: by this name it is normalised as a CT"
         elif name.casefold() != "ct" and like_ct.mean() > 0.5:
             found = f"channel '{name}' looks like a CT in {like_ct.sum()} of {len(ranges)} cases ({typical})"
-            todo = "if it is one, call the channel CT: then Hounsfield units keep their meaning"
+            todo = "if it is one, call the channel CT: by this name Hounsfield units lose their meaning"
         else:
             continue
         warnings.append(Problem(case="", file="dataset.json", found=found, next=todo))

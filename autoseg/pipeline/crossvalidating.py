@@ -19,7 +19,7 @@ from autoseg.io.case_store import CaseStore
 from autoseg.nets.device import choose_device, enough_memory
 from autoseg.pipeline.outcome import Outcome, Progress, few_cases, few_workers, silent
 from autoseg.pipeline.plan_file import read_plan
-from autoseg.pipeline.preparing import usable_cases
+from autoseg.pipeline.preparing import absent_labels, usable_cases
 from autoseg.preprocessing.prepare_case import store_key
 
 
@@ -54,7 +54,12 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
         raise UsageError(
             f"{store} holds no case preprocessed by this plan; run autoseg_plan_and_preprocess -d {folder.name} first"
         )
-    splits = splits_of(dataset, workspace.splits(dataset.name), cases=usable_cases(dataset, workspace))
+    splits = splits_of(
+        dataset,
+        workspace.splits(dataset.name),
+        cases=usable_cases(dataset, workspace),
+        absent_labels=absent_labels(dataset, workspace),
+    )
     folds = _wanted_folds(options.folds, splits, stored)
     results = workspace.model(dataset.name, plan.planner, options.configuration)
     device = choose_device(options.device)

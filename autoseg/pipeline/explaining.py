@@ -13,7 +13,7 @@ from autoseg import planning, training
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
-from autoseg.core.workers import supervised_map
+from autoseg.core.workers import available_memory_gb, supervised_map
 from autoseg.nets.device import choose_device, choose_precision
 from autoseg.nets.memory import TrainingMemory, training_memory
 from autoseg.pipeline.outcome import Progress, silent
@@ -34,9 +34,9 @@ class Cost:
     stored_gb: float
     device: str
     steps: int
-    step_seconds: float | None
-    measured_gb: float | None
-    predicted_gb: float | None  # the same arithmetic for the step that was measured
+    predicted_gb: float  # the same arithmetic for the step that is measured
+    step_seconds: float | None = None
+    measured_gb: float | None = None
     failure: str = ""
 
     @property
@@ -52,22 +52,27 @@ def cost_of(
     configuration, where = plan.configuration(name), choose_device(device)
     precision = choose_precision(where, recipe.precision)
     samples = 1 if where.type == "cpu" else configuration.batch_size
+    predicted = _memory(plan, configuration, recipe, precision, samples)
+    facts = {
+        "memory": _memory(plan, configuration, recipe, precision, configuration.batch_size),
+        "precision": precision,
+        "stored_gb": _stored_gb(plan, configuration, fingerprint),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
+        "steps": round(recipe.epochs * (recipe.iterations + recipe.validation_batches / 3)),
+        "predicted_gb": predicted.total,
+    }
+    free = torch.cuda.mem_get_info(where)[0] / 1e9 if where.type == "cuda" else available_memory_gb()
+    if predicted.total > free:
+        return Cost(**facts, failure=f"it needs about {predicted.total:.1f} GB, and {free:.1f} GB are free")
     progress("measure a step", 0, 1, name)
     job = training.StepJob(plan=plan, configuration=name, recipe=recipe, device=str(where), batch_size=samples)
     (outcome,) = supervised_map(training.measure_step, [job], workers=1)
     progress("measure a step", 1, 1, name)
     step = outcome.result
-    return Cost(
-        memory=_memory(plan, configuration, recipe, precision, configuration.batch_size),
-        precision=precision,
-        stored_gb=_stored_gb(plan, configuration, fingerprint),
-        device=torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
-        steps=round(recipe.epochs * (recipe.iterations + recipe.validation_batches / 3)),
-        step_seconds=None if step is None else step.seconds * configuration.batch_size / samples,
-        measured_gb=None if step is None else step.memory_gb,
-        predicted_gb=None if step is None else _memory(plan, configuration, recipe, precision, samples).total,
-        failure="" if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}",
-    )
+    if step is None:
+        return Cost(**facts, failure=f"{type(outcome.error).__name__}: {outcome.error}")
+    seconds = step.seconds * configuration.batch_size / samples
+    return Cost(**facts, step_seconds=seconds, measured_gb=step.memory_gb)
 
 
 def _memory(plan: Plan, c: Configuration, recipe: Recipe, precision: str, batch_size: int) -> TrainingMemory:
@@ -117,7 +122,7 @@ def explain(
 def _cost_lines(cost: Cost, recipe: Recipe) -> Sequence[str]:
     parts = ", ".join(f"{name} {gb:.2f}" for name, gb in vars(cost.memory).items())
     lines = [f"memory of a training step: {cost.memory.total:.2f} GB in {cost.precision} ({parts})"]
-    if cost.measured_gb and cost.predicted_gb:
+    if cost.measured_gb:
         off = cost.predicted_gb / cost.measured_gb - 1
         lines.append(
             f"  checked on {cost.device}: a step needed {cost.measured_gb:.2f} GB where arithmetic says "

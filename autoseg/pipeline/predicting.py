@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg import __version__, prediction
-from autoseg.core.errors import DataError, Problem
+from autoseg.core.errors import DataError, DeviceError, Problem
 from autoseg.core.files import content_key
 from autoseg.core.workspace import fold_folder
 from autoseg.io.images import with_data_files
@@ -66,6 +66,9 @@ def predict(
             path.unlink(missing_ok=True)
             todo = "check that the file can be read and the output folder written"
             problems.append(Problem(case=case.id, file=str(error.filename or ""), found=str(error), next=todo))
+        except DeviceError as error:  # a smaller case may still fit
+            path.unlink(missing_ok=True)
+            problems.append(Problem(case=case.id, found=str(error), next="then run the same command again"))
         except DataError as error:
             path.unlink(missing_ok=True)  # an older prediction must not pass for this one
             problems += [

@@ -92,7 +92,8 @@ def preprocess(
             dataset,
             workspace.splits(dataset.name),
             cases=usable_cases(dataset, workspace),
-            absent_labels=absent_labels(dataset, workspace) if options.stratify else None,
+            absent_labels=absent_labels(dataset, workspace),
+            stratify=options.stratify,
         )
     except DataError as error:
         problems += error.problems
@@ -112,10 +113,11 @@ def usable_cases(dataset: Dataset, workspace: Workspace) -> set[str]:
     return set(Fingerprint.read(path).cases if path.is_file() else dataset.cases) & set(dataset.cases)
 
 
-def absent_labels(dataset: Dataset, workspace: Workspace) -> dict[str, list[str]]:
-    """Labels that cases lack, as measured."""
+def absent_labels(dataset: Dataset, workspace: Workspace) -> dict[str, list[str]] | None:
+    """Labels that cases lack, as measured; None where that was not done (or by version 0.1.0, which did not look)."""
     path = workspace.fingerprint(dataset.name)
-    return Fingerprint.read(path).absent_labels if path.is_file() else {}
+    measured = Fingerprint.read(path) if path.is_file() else None
+    return measured.absent_labels if measured is not None and measured.ranges else None
 
 
 def _check_options(options: Options, plan: Path, *, n_channels: int) -> None:

@@ -85,7 +85,7 @@ def test_command_that_continues_a_fold_is_understood_by_train_with_the_same_reci
     train.main(words)
     args = parsed["args"]
     assert (args.dataset, args.configuration, args.folds, args.planner) == ("900", "small", ["1"], "hand")
-    assert _recipe(args) == Recipe.read(world.model("small") / "fold_1" / "recipe.json")
+    assert _recipe(args, world.model("small")) == Recipe.read(world.model("small") / "fold_1" / "recipe.json")
 
 
 def test_fold_not_begun_is_planned_like_its_sisters(world, call):

@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold
 
 from autoseg.core.dataset import Case, Dataset
 from autoseg.core.declaration import DatasetJson
-from autoseg.core.errors import DataError
+from autoseg.core.errors import DataError, UsageError
 from autoseg.core.splits import Split, default_splits, read_splits, splits_of
 
 DECLARATION = DatasetJson(channel_names={"0": "CT"}, labels={"background": 0, "a": 1}, file_ending=".nii.gz")
@@ -105,10 +105,23 @@ def test_stratified_groups_are_never_split_and_no_fold_is_empty(groups: dict[str
 def test_stratified_splits_stay_stratified(tmp_path: Path) -> None:
     path, dataset = tmp_path / "splits.json", dataset_of(dict.fromkeys(names(20)))
     absent = {case: ["a"] for case in names(20)[5:]}
-    first = splits_of(dataset, path, cases={*dataset.cases}, absent_labels=absent)
+    first = splits_of(dataset, path, cases={*dataset.cases}, absent_labels=absent, stratify=True)
     assert [len(set(fold.val) & set(names(5))) for fold in first] == [1] * 5
     assert first != default_splits({case: case for case in names(20)})
-    assert splits_of(dataset, path, cases={*dataset.cases}) == first
+    assert splits_of(dataset, path, cases={*dataset.cases}, absent_labels=absent) == first
+    more = dataset_of(dict.fromkeys(names(40)))  # ten of 40 cases hold the label now
+    absent = {case: ["a"] for case in names(40) if case not in names(5) and case not in names(25)[20:]}
+    second = splits_of(more, path, cases={*more.cases}, absent_labels=absent)
+    assert [sum(case not in absent for case in fold.val) for fold in second] == [2] * 5
+
+
+def test_stratified_splits_need_measured_labels_and_no_file_of_the_user(tmp_path: Path) -> None:
+    path, dataset = tmp_path / "splits.json", dataset_of(dict.fromkeys(names(6)))
+    with pytest.raises(UsageError, match="autoseg_extract_fingerprint"):
+        splits_of(dataset, path, cases={*dataset.cases}, stratify=True)
+    path.write_text(json.dumps([{"train": ["case 000"], "val": ["case 001"]}]))
+    with pytest.raises(UsageError, match="is yours and is not replaced"):
+        splits_of(dataset, path, cases={*dataset.cases}, absent_labels={}, stratify=True)
 
 
 def test_default_splits_are_written_in_nnunets_form(tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_a_copy_in_another_group_is_told(change: str) -> None:
     assert len(leaks(signatures, {"a": "patient", "b": "patient"})) == 1
 
 
+def test_very_many_copies_are_told_in_a_few_lines() -> None:
+    same = signature(scan(1))
+    told = leaks({f"case {i}": same for i in range(10)}, {})
+    assert len(told) == 21
+    assert told[-1].found.startswith("25 more pairs")
+
+
 def test_images_without_contrast_resemble_nothing() -> None:
     flat = np.full((1, 5, 6, 7), 3, dtype=np.float32)
     assert leaks({"a": signature(flat), "b": signature(flat)}, {}) == []

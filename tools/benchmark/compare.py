@@ -54,13 +54,7 @@ class Bench:
         return run([str(Path(sys.executable).parent / command[0]), *command[1:], *place], log=self.log)
 
     def theirs(self, *command: str) -> Measured:
-        folders = {
-            "nnUNet_raw": self.raw,
-            "nnUNet_preprocessed": self.work / "peer",
-            "nnUNet_results": self.work / "none",
-        }
-        env = {name: str(folder) for name, folder in folders.items()}
-        return run([str(self.peer / "bin" / command[0]), *command[1:]], log=self.log, env=env)
+        return run([str(self.peer / "bin" / command[0]), *command[1:]], log=self.log, env=self.peer_folders)
 
     def in_turn(self, name: str, theirs: Callable[[], Measured], own: Callable[[], Measured]) -> dict[str, object]:
         """Alternate the two and put the medians beside each other."""
@@ -87,12 +81,7 @@ def _task(bench: Bench, python: str, *arguments: str) -> Measured:
     """A task that times itself, so that imports are left out; the memory is that of the whole process."""
     output = bench.work / "task.txt"
     output.unlink(missing_ok=True)
-    folders = {
-        "nnUNet_raw": bench.raw,
-        "nnUNet_preprocessed": bench.work / "peer",
-        "nnUNet_results": bench.work / "none",
-    }
-    measured = run([python, *arguments], log=output, env={name: str(folder) for name, folder in folders.items()})
+    measured = run([python, *arguments], log=output, env=bench.peer_folders)
     line = next(line for line in output.read_text().splitlines() if line.startswith("task_seconds"))
     return Measured(seconds=float(line.split()[1]), peak_gb=measured.peak_gb)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,10 @@ def run(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> 
         output.write(f"$ {' '.join(command)}\n")
         output.flush()
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})})
-        while process.poll() is None:
+        while process.returncode is None:
             peak = max(peak, sum(map(_memory, _tree(process.pid))))
-            time.sleep(SAMPLE_S)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SAMPLE_S)
     if process.returncode:
         raise RuntimeError(f"{command[0]} ended with {process.returncode}; see {log}")
     return Measured(seconds=time.monotonic() - started, peak_gb=peak / 1e9)
