@@ -67,7 +67,7 @@ def make_plan(
         gpu_memory_gb=told.gpu_memory_gb,
         spacing_mm=told.spacing_mm,
         normalization=told.normalization,
-    ).with_changes(fingerprint_key=made_from, told=told.model_dump())
+    ).with_changes(fingerprint_key=made_from)
     warnings = []
     if known is not None:
         numbers = (f".old{n}.json" for n in itertools.count(1))

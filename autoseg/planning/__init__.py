@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autoseg.core.dataset import DatasetJson
 from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.fingerprint import Fingerprint, Intensities
-from autoseg.core.plan import Configuration, Plan
+from autoseg.core.plan import Configuration, Plan, Told
 from autoseg.core.records import nearest
 from autoseg.planning.batch_size import batch_size
 from autoseg.planning.budget import Budget
@@ -117,6 +117,11 @@ def plan(
             "transpose_forward": f"target spacing {_by_axis(target)} mm (z, y, x): axis {coarsest} is the coarsest"
         },
         fingerprint_key=fingerprint.key,
+        told=Told(
+            gpu_memory_gb=gpu_memory_gb,
+            spacing_mm=None if spacing_mm is None else (spacing_mm[0], spacing_mm[1], spacing_mm[2]),
+            normalization=tuple(normalization),
+        ),
     ).marked()
 
 
