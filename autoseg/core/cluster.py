@@ -46,7 +46,8 @@ def remote_futures(
     """
     from distributed import wait
 
-    waiting, running = deque(jobs), {}
+    waiting = deque(jobs)
+    running: dict[Any, Job] = {}
     while waiting or running:
         threads = sum(client.nthreads().values())
         while waiting and len(running) < max(1, threads * ahead):
