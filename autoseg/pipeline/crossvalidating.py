@@ -13,13 +13,13 @@ from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
 from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.scores import Scores, mark_validated, validation_scores
-from autoseg.core.splits import Split, splits_of
+from autoseg.core.splits import Split
 from autoseg.core.workspace import Workspace, fold_folder
 from autoseg.io.case_store import CaseStore
 from autoseg.nets.device import choose_device, enough_memory
 from autoseg.pipeline.outcome import Outcome, Progress, few_cases, few_workers, silent
 from autoseg.pipeline.plan_file import read_plan
-from autoseg.pipeline.preparing import absent_labels, usable_cases
+from autoseg.pipeline.preparing import current_splits
 from autoseg.preprocessing.prepare_case import store_key
 
 
@@ -54,12 +54,7 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
         raise UsageError(
             f"{store} holds no case preprocessed by this plan; run autoseg_plan_and_preprocess -d {folder.name} first"
         )
-    splits = splits_of(
-        dataset,
-        workspace.splits(dataset.name),
-        cases=usable_cases(dataset, workspace),
-        absent_labels=absent_labels(dataset, workspace),
-    )
+    splits = current_splits(dataset, workspace)
     folds = _wanted_folds(options.folds, splits, stored)
     results = workspace.model(dataset.name, plan.planner, options.configuration)
     device = choose_device(options.device)

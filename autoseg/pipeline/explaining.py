@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 
 from autoseg import planning, training
@@ -17,6 +18,7 @@ from autoseg.core.workers import available_memory_gb, supervised_map
 from autoseg.nets.device import choose_device, choose_precision
 from autoseg.nets.memory import TrainingMemory, training_memory
 from autoseg.pipeline.outcome import Progress, silent
+from autoseg.planning.target_spacing import resampled_shape
 
 MOMENTS = {"sgd": 1, "adamw": 2}
 STORED_BYTES = 4, 2  # per voxel of an image channel and of the labels, before compression
@@ -90,12 +92,11 @@ def _memory(plan: Plan, c: Configuration, recipe: Recipe, precision: str, batch_
 
 def _stored_gb(plan: Plan, configuration: Configuration, fingerprint: Fingerprint) -> float:
     """Size of all preprocessed cases before compression."""
-    target = [configuration.spacing_mm[i] for i in range(configuration.dimensions)]
     voxels = 0
     for spacing, shape in zip(fingerprint.spacings, fingerprint.shapes_after_crop, strict=True):
-        old, size = ([values[axis] for axis in plan.transpose_forward] for values in (spacing, shape))
-        new = (old[0], *target)[-3:]
-        voxels += prod(max(1, round(n * a / b)) for n, a, b in zip(size, old, new, strict=True))
+        old, size = (np.array(values)[[*plan.transpose_forward]] for values in (spacing, shape))
+        new = np.array([old[0], *configuration.spacing_mm][-3:])
+        voxels += prod(resampled_shape(size, old, new))
     per_image, per_label = STORED_BYTES
     return voxels * (per_image * len(plan.channel_names) + per_label) / 1e9
 

@@ -90,7 +90,7 @@ def _told(options: Options, known: Plan | None) -> Told:
 
 def _carry_over(known: Plan, plan: Plan, old: Path) -> tuple[Plan, list[Problem]]:
     """Put the configurations that the user added to `known` or changed there into the new plan, one by one."""
-    edited, look = known.edited, f"they are in {old.name}"
+    edited, in_file, look = known.edited, known.in_file(), f"they are in {old.name}"
     warnings = []
 
     def warn(found: str, todo: str) -> None:
@@ -102,7 +102,7 @@ def _carry_over(known: Plan, plan: Plan, old: Path) -> tuple[Plan, list[Problem]
     if known.edited_elsewhere:
         warn("your changes outside the configurations were not carried over", look)
     for name in edited:
-        fields = known.in_file()[name]
+        fields = in_file[name]
         try:
             if known.transpose_forward != plan.transpose_forward:
                 raise UsageError("the order of the axes has changed")

@@ -14,7 +14,7 @@ from autoseg.core.errors import DataError, UsageError
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan
 from autoseg.core.records import nearest
-from autoseg.core.splits import splits_of
+from autoseg.core.splits import Split, splits_of
 from autoseg.core.workers import WorkerPool
 from autoseg.core.workspace import Workspace
 from autoseg.nets.device import choose_device
@@ -88,13 +88,7 @@ def preprocess(
     )
     splits = []
     try:
-        splits = splits_of(
-            dataset,
-            workspace.splits(dataset.name),
-            cases=usable_cases(dataset, workspace),
-            absent_labels=absent_labels(dataset, workspace),
-            stratify=options.stratify,
-        )
+        splits = current_splits(dataset, workspace, stratify=options.stratify)
     except DataError as error:
         problems += error.problems
     warnings = few_cases(len(done), len(splits))
@@ -107,17 +101,18 @@ def preprocess(
     return Outcome(facts=facts, problems=problems, warnings=warnings)
 
 
-def usable_cases(dataset: Dataset, workspace: Workspace) -> set[str]:
-    """Cases that the splits are made of: those that were measured without a defect, prepared yet or not."""
-    path = workspace.fingerprint(dataset.name)
-    return set(Fingerprint.read(path).cases if path.is_file() else dataset.cases) & set(dataset.cases)
-
-
-def absent_labels(dataset: Dataset, workspace: Workspace) -> dict[str, list[str]] | None:
-    """Labels that cases lack, as measured; None where that was not done (or by version 0.1.0, which did not look)."""
+def current_splits(dataset: Dataset, workspace: Workspace, *, stratify: bool = False) -> list[Split]:
+    """The splits over the cases that were measured without a defect, prepared yet or not (see `splits_of`)."""
     path = workspace.fingerprint(dataset.name)
     measured = Fingerprint.read(path) if path.is_file() else None
-    return measured.absent_labels if measured is not None and measured.ranges else None
+    return splits_of(
+        dataset,
+        workspace.splits(dataset.name),
+        cases=set(measured.cases if measured else dataset.cases) & set(dataset.cases),
+        # version 0.1.0 measured no ranges, and did not look which labels are absent either
+        absent_labels=measured.absent_labels if measured and measured.ranges else None,
+        stratify=stratify,
+    )
 
 
 def _check_options(options: Options, plan: Path, *, n_channels: int) -> None:
