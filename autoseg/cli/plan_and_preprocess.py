@@ -49,6 +49,14 @@ def planning_options(args: argparse.Namespace) -> Options:
     )
 
 
+def start_workers(args: argparse.Namespace) -> None:
+    """Begin to load what worker processes need (torch takes seconds) before this process loads its own."""
+    if args.scheduler is None and args.workers != 0:
+        from autoseg.core.workers import start_server
+
+        start_server("autoseg.fingerprinting.measure_case", "autoseg.ops.case_transform")
+
+
 def plan_table(plan: Plan) -> str:
     """The decisions of a plan, a line per configuration."""
     lines = [f"plan '{plan.planner}' for {plan.dataset}: axis order {plan.transpose_forward}"]
@@ -63,6 +71,7 @@ def plan_table(plan: Plan) -> str:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    start_workers(args)
     from autoseg.pipeline import plan_and_preprocess
 
     folder, workspace = options.dataset_folder(args), options.workspace(args)

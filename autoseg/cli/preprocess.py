@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autoseg.cli import options
-from autoseg.cli.plan_and_preprocess import planning_options
+from autoseg.cli.plan_and_preprocess import planning_options, start_workers
 from autoseg.cli.progress import ProgressDisplay
 from autoseg.cli.run import run
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    start_workers(args)
     from autoseg.core.dataset import read_dataset
     from autoseg.pipeline import pool_for, preprocess, read_plan
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,11 +16,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from autoseg.core.cluster import connect, remote_futures
 from autoseg.core.errors import AutosegError, DataError, Problem
+from autoseg.core.signals import uninterrupted
 
 log = logging.getLogger(__name__)
 Job = TypeVar("Job")
@@ -44,8 +46,6 @@ class WorkerKilled(AutosegError):  # noqa: N818
 LACK_OF_MEMORY = "the worker process was killed, usually for lack of memory; free memory or use fewer processes"
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 MEMORY_INFO = Path("/proc/meminfo")
-PR_SET_PDEATHSIG = 1
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
 
 
 def available_cpus() -> int:
@@ -147,22 +147,22 @@ class WorkerPool:
                     for job in suspects:
                         yield _alone(function, job)
         except BaseException:  # Ctrl-C, or nobody wants the rest: running jobs are not waited for
-            self._terminate()
+            self._end()
             raise
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            self._executor = _processes(self.workers)
+            executor = _processes(self.workers)
+            # interrupted in between, processes that have just started would look for queues that are gone
+            with uninterrupted():
+                executor.submit(os.getpid)  # the first job starts all of them
+                self._executor = executor
         return self._executor
-
-    def _terminate(self) -> None:
-        if self._executor is not None:
-            _terminate_all(self._executor)
-        self._end()
 
     def _end(self) -> None:
         executor, self._executor = self._executor, None
         if executor is not None:
+            _terminate_all(executor)  # idle ones end at once, without half a second of unloading libraries
             executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -195,27 +195,40 @@ def _outcome(future: Future[Outcome[Job, Result]], job: Job) -> Outcome[Job, Res
     return future.result() if error is None else Outcome(job=job, error=error)
 
 
+def start_server(*modules: str) -> None:
+    """Start the process that workers will be forked from, with `modules` imported once for all; returns at once.
+
+    Called early it imports while this process prepares the work. A pool that finds no server starts one that has
+    imported nothing. Where only spawning is safe (not on Linux) every worker imports for itself and this does nothing.
+    """
+    if sys.platform == "linux":
+        forkserver.set_forkserver_preload(["autoseg.core.worker_start", *modules])
+        forkserver.ensure_running()
+
+
 def _processes(workers: int) -> ProcessPoolExecutor:
-    # spawn: a forked copy of a process with running threads (torch, Blosc2) can hang
-    context = multiprocessing.get_context("spawn")
+    # Never a fork of this process: a copy of one with running threads (torch, Blosc2) can hang. The server has none.
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
 
 def end_with_parent() -> None:
-    """Called inside a worker: a killed parent must not leave it behind, waiting forever (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # it died before the line above
-            os._exit(1)
+    """Called inside a worker: a killed parent must not leave it behind, waiting forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive, args=(parent.sentinel,), daemon=True).start()
+
+
+def _outlive(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def _start_worker() -> None:
     end_with_parent()
-    # The pool fills the cores; threads inside its processes would only fight for them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, ends the pool
     signal.signal(signal.SIGTERM, _terminate)
-    os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
+    import autoseg.core.worker_start  # noqa: F401  (the server has done so where there is one)
 
 
 class _Terminated(BaseException):

@@ -17,7 +17,7 @@ from autoseg.fingerprinting.duplicates import signature
 from autoseg.io.images import read_case, with_data_files
 from autoseg.ops.crop import bounding_box, crop, nonzero_mask
 
-MEASURE_VERSION = 3
+MEASURE_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def _sample(image: NDArray[np.float32], foreground: NDArray[np.bool_], limit: in
     """Foreground intensities (C, n); all of them, or `limit` drawn with a fixed seed."""
     values = image[:, foreground]
     if values.shape[1] > limit:
-        chosen = np.random.RandomState(1234).choice(values.shape[1], limit, replace=False)
+        chosen = np.random.default_rng(1234).choice(values.shape[1], limit, replace=False, shuffle=False)
         values = values[:, chosen]
     return values
 

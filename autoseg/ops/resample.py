@@ -155,8 +155,8 @@ def resample_image(
     """
     if tuple(image.shape[1:]) == tuple(new_shape):
         return np.array(image, dtype=np.float32)
-    resized = np.empty((len(image), *new_shape), dtype=np.float32)
-    for channel, target in zip(image, resized, strict=True):
+
+    def resized(channel: NDArray[np.float32]) -> NDArray[np.float32]:
         volume = torch.from_numpy(np.require(channel, np.float32, ["C", "W"])).to(device)
         if separate_axis is None:
             volume = _resize_clipped(volume, new_shape, axes=(0, 1, 2), order=order)
@@ -164,5 +164,12 @@ def resample_image(
             volume = _resize_separately(
                 volume, new_shape, separate_axis=separate_axis, order=order, order_separate=order_separate
             )
-        target[...] = volume.cpu().numpy()
-    return resized
+        result: NDArray[np.float32] = volume.cpu().numpy()
+        return result
+
+    if len(image) == 1:  # as it is: copying a large volume takes as long as a product
+        return resized(image[0])[None]
+    result = np.empty((len(image), *new_shape), dtype=np.float32)
+    for channel, target in zip(image, result, strict=True):
+        target[...] = resized(channel)
+    return result

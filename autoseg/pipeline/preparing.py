@@ -17,7 +17,6 @@ from autoseg.core.records import nearest
 from autoseg.core.splits import Split, splits_of
 from autoseg.core.workers import WorkerPool
 from autoseg.core.workspace import Workspace
-from autoseg.nets.device import choose_device
 from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_cases, pool_for, silent
 from autoseg.pipeline.plan_file import Options, check_planning, make_plan
 from autoseg.planning import CONFIGURATIONS
@@ -122,7 +121,10 @@ def _check_options(options: Options, plan: Path, *, n_channels: int) -> None:
         UsageError: an unknown planner, configuration or scheme, no such device, or a scheduler that does not answer.
     """
     check_planning(options, plan, n_channels=n_channels)
-    choose_device(options.device)
+    if options.device != "cpu":
+        from autoseg.nets.device import choose_device  # torch takes seconds to import; the workers have it
+
+        choose_device(options.device)
     if options.scheduler is not None:
         connect(options.scheduler).close()
     known = {*CONFIGURATIONS, *(Plan.read(plan).configurations if plan.is_file() else ())}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from autoseg.core.files import content_key, write_bytes
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.records import parse
+from autoseg.core.signals import remembered_signals
 from autoseg.core.splits import Split
 from autoseg.core.workers import available_cpus
 from autoseg.io.case_store import CaseStore
@@ -84,7 +83,7 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
     workers = max(1, min(12, available_cpus() - 1)) if job.loaders is None else job.loaders
     val_step = run.at.epoch * recipe.validation_batches
     with (
-        _stop_signals() as stopped,
+        remembered_signals() as stopped,
         batches(crops, first_step=run.step_number, workers=workers) as train,
         batches(val_crops, first_step=val_step, workers=min(1, workers)) as val,
     ):
@@ -257,21 +256,3 @@ class _Log:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Rows of a log.jsonl; none when the file is missing."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one ends the program at once."""
-    received: list[int] = []
-
-    def remember(number: int, _: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    old = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import signal
 import subprocess
@@ -69,6 +70,11 @@ def write_slowly(path):
         temporary.write_bytes(b"half")
         print(os.getpid(), flush=True)
         time.sleep(300)
+
+IMPORTED_BY = os.getpid()
+
+def imported_in_parent(_):
+    return IMPORTED_BY == os.getppid()
 
 def threads(_):
     return os.environ["OMP_NUM_THREADS"]
@@ -315,3 +321,23 @@ def test_the_pool_is_as_large_as_cpus_and_memory_allow(
 ) -> None:
     machine(4, 16_000_000)
     assert workers_for(job_gb, wanted=wanted) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are spawned there")
+def test_the_server_imports_once_for_all_workers(jobs: Any, tmp_path: Path) -> None:
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from autoseg.core.workers import start_server, supervised_map\n"
+        "start_server('pool_jobs')\n"
+        "import pool_jobs\n"
+        "print(sorted(o.result for o in supervised_map(pool_jobs.imported_in_parent, range(4), workers=2)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() == "[True, True, True, True]"

@@ -219,8 +219,17 @@ def test_locations_lie_in_their_class_without_repetition(scheme: LabelScheme, me
         assert rows.dtype == np.int32
         assert np.isin(label[tuple(rows.T)], members[key]).all()
         assert len(np.unique(rows, axis=0)) == len(rows)
-        size = int(np.isin(label, members[key]).sum())
+        inside = np.isin(label, members[key])
+        size = int(inside.sum())
+        assert (np.diff(np.ravel_multi_index(tuple(rows.T), label.shape)) > 0).all()
         assert len(rows) == min(size, 10_000)
+
+
+def test_all_voxels_of_a_small_class_are_kept_across_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(class_locations.__globals__, "PART_VOXELS", 97)
+    label = label_map((9, 10, 11))
+    for scheme, key, members in ((SINGLE, 1, [2]), (REGIONS, 0, [1, 2]), (IGNORING, ANNOTATED, [0, 1, 2])):
+        assert np.array_equal(class_locations(label, scheme)[key], np.argwhere(np.isin(label, members)))
 
 
 def test_one_percent_of_a_very_large_class_is_kept() -> None:
