@@ -11,7 +11,7 @@ from autoseg.core.files import content_key
 from autoseg.core.plan import Model
 from autoseg.core.scores import Scores
 from autoseg.core.strategy import Strategy
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import Workspace, fold_files
 from autoseg.pipeline import CaseCounter, Outcome, Progress, few_workers, silent
 
 
@@ -68,7 +68,9 @@ def _candidate(model: Path, ending: str) -> refinement.Candidate:
 def validated_predictions(model: Path, ending: str) -> dict[str, Path]:
     """The predicted label file of every case that was validated in a fold of the cross-validation."""
     found = {}
-    for summary in sorted(model.glob("fold_[0-9]*/validation/summary.json")):
+    for fold, summary in fold_files(model, "validation/summary.json").items():
+        if fold == "all":  # scored on its own training cases
+            continue
         cases = Scores.read(summary).cases
         paths = {case: summary.parent / f"{case}{ending}" for case in cases}
         found.update({case: path for case, path in paths.items() if path.is_file()})

@@ -14,7 +14,7 @@ from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.labels import LabelScheme
 from autoseg.core.plan import Model
 from autoseg.core.scores import Scores
-from autoseg.core.workspace import Workspace
+from autoseg.core.workspace import Workspace, fold_files
 from autoseg.io.images import read_volume
 from autoseg.pipeline import Outcome, read_plan
 
@@ -31,7 +31,7 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
     plan = Model.read(known).plan if known.is_file() else read_plan(workspace, dataset.name, planner)
     plan.configuration(configuration)
     fingerprint, crossval = workspace.fingerprint(dataset.name), results / "crossval" / "summary.json"
-    folds = {log.parent.name.removeprefix("fold_"): log for log in sorted(results.glob("fold_*/log.jsonl"))}
+    folds = fold_files(results, "log.jsonl")
     with tempfile.TemporaryDirectory() as drawn:
         pictures, problems = _pictures(dataset, results, Path(drawn))
         reporting.report_page(
@@ -50,7 +50,8 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
 
 def _pictures(dataset: Dataset, results: Path, target: Path) -> tuple[list[tuple[str, Path]], list[Problem]]:
     """Overlays of the best, the median and the worst of the validated cases, by mean Dice over labels."""
-    scores = [Scores.read(path) for path in sorted(results.glob("fold_[0-9]*/validation/summary.json"))]
+    validated = fold_files(results, "validation/summary.json")
+    scores = [Scores.read(path) for fold, path in validated.items() if fold != "all"]
     means: dict[str, float] = {}
     for case, rows in (pair for one in scores for pair in one.cases.items()):
         known = [row.dice for row in rows.values() if row.dice is not None]

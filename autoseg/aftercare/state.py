@@ -12,7 +12,7 @@ from autoseg.core.plan import Plan
 from autoseg.core.recipe import RECIPES, Recipe
 from autoseg.core.scores import Scores, validation_scores
 from autoseg.core.splits import default_splits, read_splits
-from autoseg.core.workspace import Workspace, fold_folder
+from autoseg.core.workspace import Workspace, fold_files, fold_folder
 from autoseg.io.case_store import CaseStore
 from autoseg.pipeline import Outcome
 
@@ -26,7 +26,7 @@ class FoldStatus:
 
     fold: str
     epochs_done: int
-    epochs_planned: int
+    epochs_planned: int | None  # None: trained for a time
     state: str
     mean_dice: float | None
     next: tuple[str, ...]
@@ -99,14 +99,14 @@ def _folds(dataset: Dataset, workspace: Workspace, results: Path) -> Iterator[st
 def _fold_status(results: Path, fold: str, train: tuple[str, ...]) -> FoldStatus:
     """What a fold's folder says. A fold that is not begun is planned like the others of its configuration."""
     folder = fold_folder(results, fold)
-    recipes = [folder / "recipe.json", *sorted(results.glob("fold_*/recipe.json"))]
+    recipes = [folder / "recipe.json", *fold_files(results, "recipe.json").values()]
     begun = next((path for path in recipes if path.is_file()), None)
     recipe = Recipe.read(begun) if begun is not None else RECIPES["default"]
     epochs_done = len(training.read_log(folder / "log.jsonl"))
     mean_dice: float | None = None
     if not (folder / "recipe.json").is_file():
         state = "not begun"
-    elif not (folder / "weights.safetensors").is_file() or epochs_done < recipe.epochs:
+    elif not (folder / "weights.safetensors").is_file() or epochs_done < (recipe.length[0] or 0):
         state = "not finished"
     elif scores := validation_scores(folder):
         state, mean_dice = "validated", scores.mean_dice
@@ -118,7 +118,7 @@ def _fold_status(results: Path, fold: str, train: tuple[str, ...]) -> FoldStatus
     return FoldStatus(
         fold=fold,
         epochs_done=epochs_done,
-        epochs_planned=recipe.epochs,
+        epochs_planned=recipe.length[0],
         state=state,
         mean_dice=mean_dice,
         next=command,

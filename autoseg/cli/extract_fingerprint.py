@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autoseg.cli import options
+from autoseg.cli.plan_and_preprocess import start_workers
 from autoseg.cli.progress import ProgressDisplay
 from autoseg.cli.run import run
 
@@ -27,7 +28,9 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.core.dataset import read_dataset
     from autoseg.pipeline import extract_fingerprint, pool_for
 
-    dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
+    folder, workspace = options.dataset_folder(args), options.workspace(args)
+    start_workers(args, "autoseg.fingerprinting.measure_case")
+    dataset = read_dataset(folder)
     with pool_for(dataset, args.workers, args.scheduler) as pool:
         _, outcome = extract_fingerprint(dataset, workspace, pool=pool, progress=ProgressDisplay())
     facts = outcome.facts

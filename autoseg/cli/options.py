@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,6 +140,18 @@ def positive(text: str) -> int:
     if count(text) == 0:
         raise argparse.ArgumentTypeError("must be at least 1")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time as 90s, 45m, 4h or 2d, in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    try:
+        found = float(text[:-1]) * units[text[-1]]
+    except (ValueError, KeyError, IndexError):
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90s, 45m, 4h or 2d")
+    return found
 
 
 def dataset_name(args: argparse.Namespace) -> str:

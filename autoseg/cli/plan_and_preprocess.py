@@ -49,12 +49,12 @@ def planning_options(args: argparse.Namespace) -> Options:
     )
 
 
-def start_workers(args: argparse.Namespace) -> None:
+def start_workers(args: argparse.Namespace, *modules: str) -> None:
     """Begin to load what worker processes need (torch takes seconds) before this process loads its own."""
     if args.scheduler is None and args.workers != 0:
         from autoseg.core.workers import start_server
 
-        start_server("autoseg.fingerprinting.measure_case", "autoseg.ops.case_transform")
+        start_server(*modules)
 
 
 def plan_table(plan: Plan) -> str:
@@ -71,10 +71,10 @@ def plan_table(plan: Plan) -> str:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
-    start_workers(args)
+    folder, workspace = options.dataset_folder(args), options.workspace(args)
+    start_workers(args, "autoseg.fingerprinting.measure_case", "autoseg.ops.case_transform")
     from autoseg.pipeline import plan_and_preprocess
 
-    folder, workspace = options.dataset_folder(args), options.workspace(args)
     plan, outcome = plan_and_preprocess(
         folder, workspace, planning_options(args), clean=args.clean, progress=ProgressDisplay()
     )

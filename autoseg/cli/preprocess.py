@@ -29,13 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
-    start_workers(args)
     from autoseg.core.dataset import read_dataset
     from autoseg.pipeline import pool_for, preprocess, read_plan
 
-    dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
+    folder, workspace = options.dataset_folder(args), options.workspace(args)
+    start_workers(args, "autoseg.preprocessing.prepare_case", "autoseg.ops.case_transform")
+    dataset = read_dataset(folder)
     plan = read_plan(workspace, dataset.name, args.planner)
-    with pool_for(dataset, args.workers, args.scheduler) as pool:
+    with pool_for(dataset, args.workers, args.scheduler, device=args.device) as pool:
         outcome = preprocess(
             dataset,
             plan,

@@ -61,7 +61,8 @@ def _lines(args: argparse.Namespace, found: ConfigurationStatus) -> list[str]:
 
 
 def _sentence(args: argparse.Namespace, fold: FoldStatus) -> str:
-    text = f"fold {fold.fold}: {fold.epochs_done} of {fold.epochs_planned} epochs, {fold.state}"
+    of = "" if fold.epochs_planned is None else f" of {fold.epochs_planned}"
+    text = f"fold {fold.fold}: {fold.epochs_done}{of} epochs, {fold.state}"
     if fold.mean_dice is not None:
         text += f", mean Dice {fold.mean_dice:.4f}"
     return f"{text}: {command_line(args, fold.next)}" if fold.next else text

@@ -35,16 +35,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help="default, quick, or a recipe.json (default: by the budget, quick below 10,000 steps)",
+        help="default, quick, balanced, long, finetune, or a recipe.json (default: by the budget, quick below "
+        "10,000 steps or 2 hours)",
     )
     parser.add_argument(
         "--set", dest="changes", nargs="+", default=(), metavar="KEY=VALUE", help="change recipe fields"
     )
-    parser.add_argument("--epochs", type=options.positive, metavar="N", help="epochs (default 1000)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=options.positive, metavar="N", help="epochs (default 1000)")
+    length.add_argument(
+        "--time_budget",
+        dest="time_budget_s",
+        type=options.seconds,
+        metavar="4h",
+        help="train each fold for this time (90s, 45m, 4h, 2d) instead of a number of epochs; its validation on whole "
+        "images is not in it",
+    )
     parser.add_argument("--iterations", type=options.positive, metavar="N", help="steps per epoch (default 250)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of all random numbers (default 0)")
     parser.add_argument(
         "--deterministic", action="store_true", help="same weights to the bit in every run on one machine"
+    )
+    parser.add_argument(
+        "--pretrained",
+        type=Path,
+        metavar="MODEL",
+        help="begin new folds with the weights of this results folder (or .safetensors file); see --recipe finetune",
     )
     options.add_plugin(parser)
     parser.add_argument(
@@ -68,9 +84,11 @@ def _recipe(args: argparse.Namespace, results: Path) -> Recipe:
             changes[key] = json.loads(value)
         except json.JSONDecodeError:
             changes[key] = value
-    for key in ("epochs", "iterations", "seed"):
+    for key in ("epochs", "time_budget_s", "iterations", "seed"):
         if getattr(args, key) is not None:
             changes[key] = getattr(args, key)
+    if args.epochs is not None:
+        changes["time_budget_s"] = None
     if args.deterministic:
         changes["deterministic"] = True
     try:
@@ -81,8 +99,9 @@ def _recipe(args: argparse.Namespace, results: Path) -> Recipe:
 
 def _base_recipe(name: str | None, results: Path, changes: dict[str, Any]) -> Recipe:
     from autoseg.core.errors import UsageError
-    from autoseg.core.recipe import RECIPES, SHORT_BUDGET, Recipe
+    from autoseg.core.recipe import RECIPES, SHORT_BUDGET, SHORT_BUDGET_S, Recipe
     from autoseg.core.records import nearest
+    from autoseg.core.workspace import fold_files
 
     if name in RECIPES:
         return RECIPES[name]
@@ -90,13 +109,19 @@ def _base_recipe(name: str | None, results: Path, changes: dict[str, Any]) -> Re
         if not Path(name).is_file():
             raise UsageError(f"no recipe '{name}' and no such file; {nearest(name, [*RECIPES])}")
         return Recipe.read(Path(name))
-    begun = next(iter(sorted(results.glob("fold_*/recipe.json"))), None)
-    if begun is not None:
+    for fold, begun in fold_files(results, "recipe.json").items():
+        log.info("the recipe of fold %s, which was begun here; choose another with --recipe", fold)
         return Recipe.read(begun)
-    budget = RECIPES["default"].with_changes(**{k: v for k, v in changes.items() if k in ("epochs", "iterations")})
-    if (steps := budget.epochs * budget.iterations) >= SHORT_BUDGET:
+    lengths = ("epochs", "iterations", "time_budget_s")
+    budget = RECIPES["default"].with_changes(**{k: v for k, v in changes.items() if k in lengths})
+    epochs, seconds = budget.length
+    if epochs is not None:
+        short, reason = epochs * budget.iterations < SHORT_BUDGET, f"fewer than {SHORT_BUDGET} steps"
+    else:
+        short, reason = (seconds or 0) < SHORT_BUDGET_S, f"less than {SHORT_BUDGET_S / 3600:g} hours"
+    if not short:
         return budget
-    log.info("recipe 'quick': %d steps are fewer than %d; choose another with --recipe", steps, SHORT_BUDGET)
+    log.info("recipe 'quick', for %s; choose another with --recipe", reason)
     return RECIPES["quick"].with_changes(epochs=budget.epochs, iterations=budget.iterations)
 
 
@@ -113,6 +138,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         folds=tuple(args.folds),
         device=args.device,
         loaders=args.loaders,
+        pretrained=args.pretrained,
         workers=args.workers,
     )
     outcome = train(folder, workspace, wanted, progress=ProgressDisplay())

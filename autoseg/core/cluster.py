@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -55,7 +56,7 @@ def remote_futures(
             running[client.submit(function, job, pure=False)] = job
         try:
             done = wait([*running], timeout=LOOK_AGAIN_S, return_when="FIRST_COMPLETED").done
-        except TimeoutError:
+        except (TimeoutError, asyncio.TimeoutError):  # the same only from Python 3.11
             if not client.nthreads():
                 log.warning("no worker is connected to the scheduler; waiting for one")
             continue

@@ -152,12 +152,15 @@ class Plan(Record):
         if not isinstance(configurations, dict):
             return check(value)
         plan = check({**value, "configurations": {name: _resolve(name, configurations) for name in configurations}})
-        for name, configuration in plan.configurations.items():
+        for name, configuration in [*plan.configurations.items()]:
             parent = plan.configurations.get(configuration.inherits_from or "")
             if parent is not None:
                 own = configurations[name]
                 differs = (k for k in type(parent).model_fields if getattr(configuration, k) != getattr(parent, k))
-                configuration._given = frozenset(own if isinstance(own, dict) else ()) | frozenset(differs)
+                plan.configurations[name] = configuration.model_copy()  # the plan that it came from keeps its own
+                plan.configurations[name]._given = frozenset(differs) | frozenset(
+                    own.given if isinstance(own, Configuration) else own
+                )
         return plan
 
     @field_validator("regions_class_order")
@@ -202,7 +205,7 @@ class Plan(Record):
         """Inheriting configurations with what they give themselves only, the others without empty keys."""
         value: dict[str, Any] = whole(self)
         for name, fields in value["configurations"].items():
-            given = self.configurations[name]._given
+            given = self.configurations[name].given
             if fields["inherits_from"] is None:
                 kept = {k: v for k, v in fields.items() if k not in NOTHING or v is not None}
             else:

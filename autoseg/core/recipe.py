@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from autoseg.core.records import Record
 
@@ -13,11 +13,12 @@ class Recipe(Record):
     """Training settings; the defaults are nnU-Net's.
 
     An epoch is `iterations` steps, followed by `val_iterations` batches of validation (default: a fifth as
-    many).
+    many). Training ends after `epochs`, or with `time_budget_s` after so many seconds, whatever epoch that is.
     """
 
     name: str = "default"
     epochs: int = Field(default=1000, ge=1)
+    time_budget_s: PositiveFloat | None = None
     iterations: int = Field(default=250, ge=1)
     val_iterations: int | None = Field(default=None, ge=1)
     optimizer: str = "sgd"
@@ -31,12 +32,19 @@ class Recipe(Record):
     class_balance: bool = False
     deep_supervision: bool = True
     augmentation: bool = True
+    class_weights: dict[str, PositiveFloat] = Field(default_factory=dict)
     oversample_foreground: float = Field(default=0.33, ge=0, le=1)
+    minimum_class_rate: float = Field(default=0.0, ge=0, le=1)
     weight_average: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     seed: int = Field(default=0, ge=0)
     deterministic: bool = False
     save_every_minutes: float = Field(default=5.0, gt=0)
+
+    @property
+    def length(self) -> tuple[int | None, float | None]:
+        """What may change while a training is under way: (epochs or None, seconds or None)."""
+        return (self.epochs, None) if self.time_budget_s is None else (None, self.time_budget_s)
 
     @property
     def validation_batches(self) -> int:
@@ -47,6 +55,7 @@ class Recipe(Record):
 # Training steps. nnU-Net's values need a long run-up: momentum 0.99 averages over 100 steps, and a network first learns
 # that most voxels are background. For fewer steps than this the quick recipe is taken unless one is named.
 SHORT_BUDGET = 10_000
+SHORT_BUDGET_S = 2 * 3600.0  # the same for training by the clock, where the number of steps is not known
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
@@ -61,4 +70,9 @@ RECIPES: dict[str, Recipe] = {
         weight_average=0.95,
         class_balance=True,
     ),
+    # For rare classes, or many cases without any: more foreground samples, and every class in enough of them.
+    "balanced": Recipe(name="balanced", oversample_foreground=0.5, minimum_class_rate=0.5),
+    "long": Recipe(name="long", epochs=4000),
+    # From trained weights (--pretrained): a smaller learning rate that rises slowly, so that they are not lost.
+    "finetune": Recipe(name="finetune", epochs=250, learning_rate=1e-3, warmup_steps=2500),
 }

@@ -38,6 +38,8 @@ def remembered_signals() -> Iterator[list[int]]:
 def uninterrupted() -> Iterator[None]:
     """A signal that comes in this context interrupts the program at its end. Raises Interrupted."""
     with remembered_signals() as received:
-        yield
-    if received:
-        raise Interrupted(received[0])
+        try:
+            yield
+        finally:  # what failed, failed because of the signal: it went to the other processes too
+            if received:
+                raise Interrupted(received[0])

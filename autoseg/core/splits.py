@@ -127,20 +127,37 @@ def splits_of(
     Raises:
         UsageError: stratified splits are asked for, but the labels were not measured, or the file is the user's.
     """
-    note = path.with_name(f".{path.name}.default")  # what was written by default, to tell it from an edit
-    written: Any = read_json(note) if note.is_file() and path.is_file() else {}
-    written = written if isinstance(written, dict) else {"splits": written}  # as version 0.1.0 wrote it
+    if stratify:
+        check_stratify(path)
+    written = _written(path)
     if path.is_file() and written.get("splits") != read_json(path):
-        if stratify:
-            raise UsageError(f"--stratify: {path} is yours and is not replaced; delete it, or leave out --stratify")
         return read_splits(path, known=set(dataset.cases))
     if stratify and absent_labels is None:
         raise UsageError("--stratify: the cases are not measured yet; run autoseg_extract_fingerprint first")
     stratified = stratify or bool(written.get("stratified"))
+    if stratified and absent_labels is None:  # the fingerprint is gone: without it they would come out otherwise
+        return read_splits(path, known=set(dataset.cases))
     groups = {i: case.group or i for i, case in dataset.cases.items() if i in cases}
     splits = default_splits(groups, (absent_labels or {}) if stratified else None)
     value = [split.model_dump() for split in splits]
     # The note first: without splits it means nothing; splits without a note would be an edit.
-    write_json(note, {"splits": value, "stratified": stratified})
+    write_json(_note(path), {"splits": value, "stratified": stratified})
     write_json(path, value)
     return splits
+
+
+def check_stratify(path: Path) -> None:
+    """Raises UsageError when the splits in `path` are the user's own: they are not replaced by stratified ones."""
+    if path.is_file() and _written(path).get("splits") != read_json(path):
+        raise UsageError(f"--stratify: {path} is yours and is not replaced; delete it, or leave out --stratify")
+
+
+def _note(path: Path) -> Path:
+    """Holds what was written to `path` by default, to tell it from an edit."""
+    return path.with_name(f".{path.name}.default")
+
+
+def _written(path: Path) -> dict[str, Any]:
+    note = _note(path)
+    written: Any = read_json(note) if note.is_file() and path.is_file() else {}
+    return written if isinstance(written, dict) else {"splits": written}  # as version 0.1.0 wrote it

@@ -46,6 +46,7 @@ class WorkerKilled(AutosegError):  # noqa: N818
 LACK_OF_MEMORY = "the worker process was killed, usually for lack of memory; free memory or use fewer processes"
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 MEMORY_INFO = Path("/proc/meminfo")
+TIME_TO_CLEAN_UP_S = 30.0
 
 
 def available_cpus() -> int:
@@ -127,12 +128,14 @@ class WorkerPool:
             while waiting or running:
                 executor = self._started()
                 broken = False
-                while waiting and len(running) < self.workers * ahead and not broken:
-                    try:
-                        running[executor.submit(_guarded, function, waiting[0])] = waiting[0]
-                        waiting.popleft()
-                    except BrokenProcessPool:
-                        broken = True
+                # a worker whose start is interrupted would look for queues that are gone
+                with uninterrupted():
+                    while waiting and len(running) < self.workers * ahead and not broken:
+                        try:
+                            running[executor.submit(_guarded, function, waiting[0])] = waiting[0]
+                            waiting.popleft()
+                        except BrokenProcessPool:
+                            broken = True
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 if broken or any(_killed(future) for future in done):
                     broken = True
@@ -152,11 +155,7 @@ class WorkerPool:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            executor = _processes(self.workers)
-            # interrupted in between, processes that have just started would look for queues that are gone
-            with uninterrupted():
-                executor.submit(os.getpid)  # the first job starts all of them
-                self._executor = executor
+            self._executor = _processes(self.workers)
         return self._executor
 
     def _end(self) -> None:
@@ -195,19 +194,26 @@ def _outcome(future: Future[Outcome[Job, Result]], job: Job) -> Outcome[Job, Res
     return future.result() if error is None else Outcome(job=job, error=error)
 
 
+_server_started = False
+
+
 def start_server(*modules: str) -> None:
     """Start the process that workers will be forked from, with `modules` imported once for all; returns at once.
 
     Called early it imports while this process prepares the work. A pool that finds no server starts one that has
     imported nothing. Where only spawning is safe (not on Linux) every worker imports for itself and this does nothing.
     """
+    global _server_started
     if sys.platform == "linux":
         forkserver.set_forkserver_preload(["autoseg.core.worker_start", *modules])
         forkserver.ensure_running()
+        _server_started = True
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:
     # Never a fork of this process: a copy of one with running threads (torch, Blosc2) can hang. The server has none.
+    if not _server_started:
+        start_server()
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
 
@@ -242,20 +248,25 @@ def _terminate(number: int, _: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
     if not _working:
         os._exit(128 + number)
+    # raised where Python swallows exceptions (a finaliser), it would leave a worker that nothing ends
+    last_resort = threading.Timer(TIME_TO_CLEAN_UP_S, os._exit, args=(128 + number,))
+    last_resort.daemon = True
+    last_resort.start()
     raise _Terminated(number)
 
 
 def _guarded(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result]:
     global _working
-    _working = True
     try:
-        return Outcome(job=job, result=function(job))
+        _working = True
+        try:
+            return Outcome(job=job, result=function(job))
+        except Exception as error:
+            return Outcome(job=job, error=_portable(error), traceback=traceback.format_exc())
+        finally:
+            _working = False
     except _Terminated as end:
         os._exit(128 + end.args[0])  # an exception would be taken for the job's result, and the next job begun
-    except Exception as error:
-        return Outcome(job=job, error=_portable(error), traceback=traceback.format_exc())
-    finally:
-        _working = False
 
 
 def _portable(error: Exception) -> Exception:
@@ -270,7 +281,8 @@ def _portable(error: Exception) -> Exception:
 def _alone(function: Callable[[Job], Result], job: Job) -> Outcome[Job, Result]:
     executor = _processes(1)
     try:
-        future = executor.submit(_guarded, function, job)
+        with uninterrupted():
+            future = executor.submit(_guarded, function, job)
         if not _killed(future):
             return _outcome(future, job)
         return Outcome(job=job, error=WorkerKilled(LACK_OF_MEMORY))

@@ -42,3 +42,10 @@ class Workspace:
 def fold_folder(model: Path, fold: int | str) -> Path:
     """Folder of one fold (a number, or "all") inside a results folder."""
     return model / f"fold_{fold}"
+
+
+def fold_files(model: Path, name: str) -> dict[str, Path]:
+    """Folds (a number, or "all") of a results folder that hold the file `name`. fold_0_old, moved aside, is none."""
+    folders = {path.name.removeprefix("fold_"): path for path in sorted(model.glob("fold_*"))}
+    known = {fold: path / name for fold, path in folders.items() if fold == "all" or fold.isdecimal()}
+    return {fold: path for fold, path in known.items() if path.is_file()}

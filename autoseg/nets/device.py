@@ -42,6 +42,11 @@ def enough_memory(todo: str) -> Iterator[None]:
         raise DeviceError(f"the memory of the GPU does not suffice ({found}); {todo}") from error
 
 
+def free_memory_gb(device: str | torch.device) -> float:
+    """Memory that is free on a CUDA device."""
+    return float(torch.cuda.mem_get_info(device)[0] / 1e9)
+
+
 def choose_precision(device: torch.device, wanted: str = "auto") -> str:
     """float32, bf16 or fp16: with "auto" the fastest that the hardware computes natively.
 

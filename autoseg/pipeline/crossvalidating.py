@@ -14,7 +14,7 @@ from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.scores import Scores, mark_validated, validation_scores
 from autoseg.core.splits import Split
-from autoseg.core.workspace import Workspace, fold_folder
+from autoseg.core.workspace import Workspace, fold_files, fold_folder
 from autoseg.io.case_store import CaseStore
 from autoseg.nets.device import choose_device, enough_memory
 from autoseg.pipeline.outcome import Outcome, Progress, few_cases, few_workers, silent
@@ -33,6 +33,7 @@ class TrainOptions:
     folds: tuple[str, ...] = ()
     device: str | None = None
     loaders: int | None = None
+    pretrained: Path | None = None
     workers: int | None = None
 
 
@@ -68,6 +69,7 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
             folder=fold_folder(results, fold),
             device=device,
             loaders=options.loaders,
+            pretrained=None if options.pretrained is None else training.pretrained_file(options.pretrained),
         )
         for fold, split in folds.items()
     }
@@ -164,7 +166,9 @@ def _stored_cases(dataset: Dataset, plan: Plan, configuration: str, store: Path)
 def _write_model(results: Path, model: Model) -> None:
     """Write model.json; refuses when folds were begun there by a plan that their weights would not fit."""
     path = results / "model.json"
-    if path.is_file() and any(results.glob("fold_*/*.safetensors")):
+    if path.is_file() and (
+        fold_files(results, "weights.safetensors") or fold_files(results, "state_latest.safetensors")
+    ):
         old, new = Model.read(path).plan, model.plan
         name = model.configuration
         decisions = [

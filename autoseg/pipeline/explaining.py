@@ -15,7 +15,7 @@ from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.workers import available_memory_gb, supervised_map
-from autoseg.nets.device import choose_device, choose_precision
+from autoseg.nets.device import choose_device, choose_precision, free_memory_gb
 from autoseg.nets.memory import TrainingMemory, training_memory
 from autoseg.pipeline.outcome import Progress, silent
 from autoseg.planning.target_spacing import resampled_shape
@@ -63,7 +63,7 @@ def cost_of(
         "steps": round(recipe.epochs * (recipe.iterations + recipe.validation_batches / 3)),
         "predicted_gb": predicted.total,
     }
-    free = torch.cuda.mem_get_info(where)[0] / 1e9 if where.type == "cuda" else available_memory_gb()
+    free = free_memory_gb(where) if where.type == "cuda" else available_memory_gb()
     if predicted.total > free:
         return Cost(**facts, failure=f"it needs about {predicted.total:.1f} GB, and {free:.1f} GB are free")
     progress("measure a step", 0, 1, name)

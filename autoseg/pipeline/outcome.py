@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoseg.core.dataset import Dataset
-from autoseg.core.errors import DataError, Problem
+from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.workers import WorkerPool, workers_for
 from autoseg.io.images import read_geometry
 
@@ -53,19 +53,31 @@ def few_cases(n_cases: int, n_folds: int) -> list[Problem]:
     return [Problem(case="", file="dataset.json", found=found, next=todo)]
 
 
-def pool_for(dataset: Dataset, workers: int | None, scheduler: str | None) -> WorkerPool:
-    """A pool for jobs as large as the largest image: its volume a few times over, and the libraries."""
-    return WorkerPool(0 if scheduler else _workers_of(dataset, workers), scheduler=scheduler)
+def pool_for(dataset: Dataset, workers: int | None, scheduler: str | None, *, device: str = "cpu") -> WorkerPool:
+    """A pool for jobs as large as the largest image: its volume a few times over, and the libraries.
+
+    Raises:
+        UsageError: a number of processes for a cluster, which has its own.
+    """
+    if scheduler is not None and workers is not None:
+        raise UsageError("-np is the number of processes on this machine; leave it out with --scheduler")
+    return WorkerPool(0 if scheduler else _workers_of(dataset, workers, device), scheduler=scheduler)
 
 
-def _workers_of(dataset: Dataset, wanted: int | None) -> int:
+def _workers_of(dataset: Dataset, wanted: int | None, device: str) -> int:
     largest = max(dataset.cases.values(), key=lambda case: case.images[0].stat().st_size)
     try:
         shape = read_geometry(largest.images[0]).shape
     except DataError:  # it is reported with its case later
         return workers_for(2.0, wanted=wanted)
     voxels = shape[0] * shape[1] * shape[2]
-    return workers_for(0.7 + voxels * (8 * len(largest.images) + 4) * 4 / 1e9, wanted=wanted)
+    workers = workers_for(0.7 + voxels * (8 * len(largest.images) + 4) * 4 / 1e9, wanted=wanted)
+    if wanted is None and device.startswith("cuda"):
+        from autoseg.nets.device import free_memory_gb
+
+        # a process takes half a gigabyte of a GPU, and a channel of the image several times over
+        workers = max(1, min(workers, int(free_memory_gb(device) * 0.8 / (0.5 + voxels * 4 * 8 / 1e9))))
+    return workers
 
 
 def few_workers(n_cases: int, wanted: int | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,20 +102,26 @@ def _carry_over(known: Plan, plan: Plan, old: Path) -> tuple[Plan, list[Problem]
         warn("was made by version 0.1.0, which kept no note of edits", f"if you made some, {look}")
     if known.edited_elsewhere:
         warn("your changes outside the configurations were not carried over", look)
-    for name in edited:
+    waiting, refused = deque(edited), dict[str, str]()
+    while waiting:
+        name = waiting.popleft()
         fields = in_file[name]
         try:
             if known.transpose_forward != plan.transpose_forward:
                 raise UsageError("the order of the axes has changed")
             changed = plan.with_changes(configurations={**plan.in_file(), name: fields})
         except AutosegError as error:
-            warn(f"your configuration {name} does not fit the new plan ({error})", f"it is still in {old.name}")
+            refused[name] = str(error)
             continue
+        waiting += refused  # what refers to this one may fit now
+        refused.clear()
         new, kept = plan.configurations.get(name), changed.configurations[name]
         differs = [k for k in fields if new is not None and k != "reasons" and getattr(new, k) != getattr(kept, k)]
         compared = f"; planned anew it would differ in {', '.join(differs)}" if differs else ""
         warn(f"your configuration {name} was kept{compared}", "delete it in the plan file to have it planned")
         plan = changed
+    for name, reason in refused.items():
+        warn(f"your configuration {name} does not fit the new plan ({reason})", f"it is still in {old.name}")
     return plan, warnings
 
 
@@ -133,4 +140,10 @@ def check_planning(options: Options, plan: Path, *, n_channels: int) -> None:
     """Refuse planning options that make no sense. Raises UsageError."""
     own = plan.is_file() and options.planner not in planning_stage.PLANNERS  # a plan file that the user wrote
     planning_stage.budget_for("default" if own else options.planner, options.gpu_memory_gb, options.spacing_mm)
-    planning_stage.check_normalization(options.normalization, n_channels=n_channels)
+    try:
+        told = _told(options, Plan.read(plan) if plan.is_file() else None)
+        planning_stage.check_normalization(told.normalization, n_channels=n_channels)
+    except UsageError as error:
+        if options.normalization:
+            raise
+        raise UsageError(f"{error}: so it was told before; give it anew, or empty it under told in {plan}") from error

@@ -14,7 +14,7 @@ from autoseg.core.errors import DataError, UsageError
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan
 from autoseg.core.records import nearest
-from autoseg.core.splits import Split, splits_of
+from autoseg.core.splits import Split, check_stratify, splits_of
 from autoseg.core.workers import WorkerPool
 from autoseg.core.workspace import Workspace
 from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_cases, pool_for, silent
@@ -30,15 +30,15 @@ def plan_and_preprocess(
     With `clean`, what was measured and this planner's case stores are deleted first; plans and splits are kept.
     """
     dataset = read_dataset(folder)
-    _check_options(options, workspace.plan(dataset.name, options.planner), n_channels=len(dataset.channel_names))
+    _check_options(options, dataset, workspace)
     if clean:
         top = workspace.fingerprint(dataset.name).parent
         for made in (top / "measured", *top.glob(f"{options.planner}__*")):
             shutil.rmtree(made, ignore_errors=True)
-    with pool_for(dataset, options.workers, options.scheduler) as pool:
+    with pool_for(dataset, options.workers, options.scheduler, device=options.device) as pool:
         fingerprint, measured = extract_fingerprint(dataset, workspace, pool=pool, progress=progress)
         plan, planned_now, kept = make_plan(dataset.name, dataset.json, fingerprint, workspace, options)
-        stored = preprocess(dataset, plan, workspace, options, pool=pool, cases=fingerprint.cases, progress=progress)
+        stored = _preprocess(dataset, plan, workspace, options, pool=pool, cases=fingerprint.cases, progress=progress)
     return plan, Outcome(
         facts={**measured.facts, "planned_now": planned_now, **stored.facts},
         problems=measured.problems + stored.problems,
@@ -69,11 +69,29 @@ def preprocess(
     cases: Sequence[str],
     progress: Progress = silent,
 ) -> Outcome:
-    """Preprocess `cases` for the wanted configurations (all planned ones by default) and write the splits."""
-    _check_options(options, workspace.plan(dataset.name, options.planner), n_channels=len(dataset.channel_names))
+    """Write the splits and preprocess `cases` for the wanted configurations (all planned ones by default)."""
+    _check_options(options, dataset, workspace)
+    return _preprocess(dataset, plan, workspace, options, pool=pool, cases=cases, progress=progress)
+
+
+def _preprocess(
+    dataset: Dataset,
+    plan: Plan,
+    workspace: Workspace,
+    options: Options,
+    *,
+    pool: WorkerPool,
+    cases: Sequence[str],
+    progress: Progress,
+) -> Outcome:
     names = list(options.configurations or plan.configurations)
     for name in names:
         plan.configuration(name)
+    splits, defects = [], []
+    try:
+        splits = current_splits(dataset, workspace, stratify=options.stratify)
+    except DataError as error:
+        defects += error.problems
     counter = CaseCounter(progress, "preprocess", len(cases))
     done, problems, n_new = preprocessing_stage.preprocess(
         dataset,
@@ -85,11 +103,7 @@ def preprocess(
         device=options.device,
         progress=counter,
     )
-    splits = []
-    try:
-        splits = current_splits(dataset, workspace, stratify=options.stratify)
-    except DataError as error:
-        problems += error.problems
+    problems += defects
     warnings = few_cases(len(done), len(splits))
     facts = {
         "configurations": names,
@@ -114,19 +128,24 @@ def current_splits(dataset: Dataset, workspace: Workspace, *, stratify: bool = F
     )
 
 
-def _check_options(options: Options, plan: Path, *, n_channels: int) -> None:
+def _check_options(options: Options, dataset: Dataset, workspace: Workspace) -> None:
     """Refuse a wrong call before any image is read or anything is deleted.
 
     Raises:
-        UsageError: an unknown planner, configuration or scheme, no such device, or a scheduler that does not answer.
+        UsageError: an unknown planner, configuration or scheme, splits of the user's own that are to be stratified,
+            or a scheduler that does not answer.
+        DeviceError: this machine has no such device.
     """
-    check_planning(options, plan, n_channels=n_channels)
-    if options.device != "cpu":
+    plan = workspace.plan(dataset.name, options.planner)
+    check_planning(options, plan, n_channels=len(dataset.channel_names))
+    if options.stratify:
+        check_stratify(workspace.splits(dataset.name))
+    if options.scheduler is not None:
+        connect(options.scheduler).close()
+    elif options.device != "cpu":
         from autoseg.nets.device import choose_device  # torch takes seconds to import; the workers have it
 
         choose_device(options.device)
-    if options.scheduler is not None:
-        connect(options.scheduler).close()
     known = {*CONFIGURATIONS, *(Plan.read(plan).configurations if plan.is_file() else ())}
     for name in options.configurations:
         if name not in known:

@@ -13,7 +13,7 @@ from torch import nn
 from autoseg import __version__
 from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.plan import Configuration, Model, Plan
-from autoseg.core.workspace import fold_folder
+from autoseg.core.workspace import fold_files, fold_folder
 from autoseg.io.weights import load_weights
 from autoseg.nets.build import build_network, channels_last
 from autoseg.nets.device import autocast, choose_precision
@@ -93,7 +93,7 @@ def load_ensemble(
     if not (folder / "model.json").is_file():
         raise UsageError(f"{folder} holds no model.json; train first, or give the folder of a trained configuration")
     model = Model.read(folder / "model.json")
-    trained = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob("fold_*/weights.safetensors"))
+    trained = [*fold_files(folder, "weights.safetensors")]
     wanted = list(folds) if folds is not None else [fold for fold in trained if fold != "all"] or trained
     missing = [fold for fold in wanted if fold not in trained]
     if missing or not wanted:

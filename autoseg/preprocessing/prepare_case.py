@@ -17,7 +17,7 @@ from autoseg.core.plan import Plan
 from autoseg.io.case_store import CaseMeta, CaseStore
 from autoseg.io.images import LoadedCase, read_case, with_data_files
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 LOCATIONS_SEED = 1234
 PART_VOXELS = 1 << 20
 ANNOTATED = -1  # key of the locations of all annotated voxels, kept when there is an ignore label
@@ -68,17 +68,20 @@ def prepare_case(job: PrepareJob) -> list[str]:
 
 def _store(job: PrepareJob, loaded: LoadedCase, name: str, key: str) -> None:
     """Prepare one configuration and write it; its arrays are gone before the next one is prepared."""
-    from autoseg.ops.case_transform import prepare  # torch takes seconds to import, and only workers need it
+    # torch takes seconds to import, and only workers need it
+    from autoseg.nets.device import enough_memory
+    from autoseg.ops.case_transform import prepare
 
     configuration = job.plan.configuration(name)
-    case = prepare(
-        loaded.image,
-        loaded.label,
-        spacing_mm=loaded.geometry.canonical.spacing_mm,
-        plan=job.plan,
-        configuration=configuration,
-        device=job.device,
-    )
+    with enough_memory("preprocess with fewer processes (-np 1) or with --device cpu"):
+        case = prepare(
+            loaded.image,
+            loaded.label,
+            spacing_mm=loaded.geometry.canonical.spacing_mm,
+            plan=job.plan,
+            configuration=configuration,
+            device=job.device,
+        )
     assert case.label is not None
     CaseStore(job.stores[name]).write(
         job.case.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoseg.training.fold import FoldJob, check_fold, read_log, train_fold
+from autoseg.training.pretrained import pretrained_file
 from autoseg.training.probe import StepJob, measure_step
 
-__all__ = ["FoldJob", "StepJob", "check_fold", "measure_step", "read_log", "train_fold"]
+__all__ = ["FoldJob", "StepJob", "check_fold", "measure_step", "pretrained_file", "read_log", "train_fold"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,20 +26,27 @@ from autoseg.io.case_store import CaseStore
 from autoseg.io.class_index import build_index
 from autoseg.io.weights import load_weights
 from autoseg.training.augmentation import AugmentationRules, crop_size, rules_for
+from autoseg.training.guards import collapse, data_wait
 from autoseg.training.loader import batches
-from autoseg.training.objective import loss_for
-from autoseg.training.optimizer import learning_rate, optimizers, schedules
-from autoseg.training.run import Run
+from autoseg.training.objective import class_weights, loss_for
+from autoseg.training.optimizer import optimizers, schedules
+from autoseg.training.run import Diverged, Run
 from autoseg.training.sampling import CropRules
 
 VALIDATION_STREAM = 1  # keeps validation crops apart from training crops of the same seed
 SMOOTHING = 0.9
+SLOWER, SLOWEST = 0.5, 0.1  # learning rate after a divergence; below that share it is given up
+log = logging.getLogger(__name__)
+STATE = "state_latest.safetensors"
 STATE_SAVED = "interrupted, with the state of training saved"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob:
-    """What to train: preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to."""
+    """What to train: preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to.
+
+    A new fold begins with the weights in the file `pretrained`, where one is given.
+    """
 
     store: Path
     plan: Plan
@@ -48,6 +56,7 @@ class FoldJob:
     folder: Path
     device: torch.device
     loaders: int | None = None
+    pretrained: Path | None = None
 
 
 Progress = Callable[[int, int, str], None]
@@ -74,12 +83,29 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     build_index(CaseStore(job.store))
-    run, crops, val_crops = _prepare(job)
-    state = folder / "state_latest.safetensors"
-    if state.is_file():
-        run.restore(state)
     recipe.write(folder / "recipe.json")
-    log = _Log(folder / "log.jsonl", keep=run.at.epoch)
+    run, crops, val_crops = _prepare(job)
+    while True:
+        try:
+            _train(run, crops, val_crops, job, facts, progress)
+        except Diverged as error:
+            factor = run.at.rate_factor * SLOWER
+            if factor < SLOWEST:
+                raise
+            run, crops, val_crops = _prepare(job)
+            run.at.rate_factor = factor
+            log.warning("%s; going on from step %d with %g times the learning rate", error, run.step_number, factor)
+        else:
+            return True
+
+
+def _train(
+    run: Run, crops: CropRules, val_crops: CropRules, job: FoldJob, facts: dict[str, Any], progress: Progress
+) -> None:
+    """Train from where a run is to the end, saving its state. Raises Interrupted, Diverged."""
+    recipe, folder = job.recipe, job.folder
+    state = folder / STATE
+    rows = _Log(folder / "log.jsonl", keep=run.at.epoch)
     workers = max(1, min(12, available_cpus() - 1)) if job.loaders is None else job.loaders
     val_step = run.at.epoch * recipe.validation_batches
     with (
@@ -88,22 +114,26 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
         batches(val_crops, first_step=val_step, workers=min(1, workers)) as val,
     ):
         saved = time.monotonic()
-        while run.at.epoch < recipe.epochs:
-            while run.at.iteration < recipe.iterations:
+        while not run.is_over:
+            while run.at.iteration < recipe.iterations and not (run.at.iteration and run.is_over):
                 _timed_step(run, train)
-                progress(run.step_number, recipe.epochs * recipe.iterations, _state_line(run, log))
-                if stopped or time.monotonic() - saved > recipe.save_every_minutes * 60:
+                progress(*_done_of(run), _state_line(run, rows))
+                due = time.monotonic() - saved > recipe.save_every_minutes * 60
+                if stopped or (due and not run.at.skipped):  # what diverges is not kept
                     run.save(state, facts=facts)
                     saved = time.monotonic()
                 if stopped:
                     raise Interrupted(stopped[0], STATE_SAVED)
-            log.append(_finish_epoch(run, val, job, facts))
-            run.save(state, facts=facts)
+            rows.append(_finish_epoch(run, val, job, facts))
+            for found in (collapse(rows.rows), data_wait(rows.rows, loaders=workers)):
+                if found:
+                    log.warning("%s: %s", folder.name, found)
+            if not run.at.skipped:
+                run.save(state, facts=facts)
             saved = time.monotonic()
         run.save_weights(folder / "weights.safetensors", facts=facts)
     if stopped:
         raise Interrupted(stopped[0], STATE_SAVED)
-    return True
 
 
 def augmentation_rules(plan: Plan, configuration: Configuration) -> AugmentationRules:
@@ -134,10 +164,16 @@ def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
         patch_size=patch,
         crop_size=enlarged if job.recipe.augmentation else patch,
         foreground_share=job.recipe.oversample_foreground,
+        minimum_class_rate=job.recipe.minimum_class_rate,
         seed=(job.recipe.seed,),
     )
     val = replace(crops, cases=tuple(job.split.val), crop_size=patch, seed=(job.recipe.seed, VALIDATION_STREAM))
-    return Run(job.plan, configuration, job.recipe, rules, job.device), crops, val
+    begun = (job.folder / STATE).is_file()
+    pretrained = None if begun else job.pretrained
+    run = Run(job.plan, configuration, job.recipe, rules, job.device, pretrained=pretrained)
+    if begun:
+        run.restore(job.folder / STATE)
+    return run, crops, val
 
 
 def _timed_step(run: Run, train: Iterator[dict[str, Any]]) -> None:
@@ -147,7 +183,16 @@ def _timed_step(run: Run, train: Iterator[dict[str, Any]]) -> None:
     waited = time.monotonic()
     run.train_step(batch)
     run.at.wait_s += waited - started
-    run.at.step_s += time.monotonic() - started
+    took = time.monotonic() - started
+    run.at.step_s += took
+    run.at.trained_s += took
+
+
+def _done_of(run: Run) -> tuple[int, int]:
+    """Steps done and to do in all, or seconds with a time budget."""
+    if run.recipe.time_budget_s is not None:
+        return min(int(run.at.trained_s), int(run.recipe.time_budget_s)), int(run.recipe.time_budget_s)
+    return run.step_number, run.recipe.epochs * run.recipe.iterations
 
 
 def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob, facts: dict[str, Any]) -> dict[str, Any]:
@@ -157,6 +202,8 @@ def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob, facts: 
     batch_size = job.plan.configuration(job.configuration).batch_size
     present = [value for value in dice if value is not None]
     mean = float(np.mean(present)) if present else 0.0
+    validated_s = time.monotonic() - started
+    at.trained_s += validated_s
     at.smoothed_dice = mean if at.smoothed_dice is None else SMOOTHING * at.smoothed_dice + (1 - SMOOTHING) * mean
     row = {
         "epoch": at.epoch,
@@ -164,9 +211,9 @@ def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob, facts: 
         "val_loss": val_loss if math.isfinite(val_loss) else None,
         "pseudo_dice": dice,
         "pseudo_dice_mean": mean,
-        "learning_rate": learning_rate(recipe, run.step_number - 1),
-        "seconds": at.step_s + time.monotonic() - started,
-        "images_per_second": recipe.iterations * batch_size / max(at.step_s, 1e-9),
+        "learning_rate": at.rate,
+        "seconds": at.step_s + validated_s,
+        "images_per_second": at.iteration * batch_size / max(at.step_s, 1e-9),
         "data_wait_share": at.wait_s / max(at.step_s, 1e-9),
     }
     at.next_epoch()
@@ -180,11 +227,12 @@ def check_fold(job: FoldJob) -> None:
     """Refuse what `train_fold` would refuse, without starting anything.
 
     Raises:
-        UsageError: an unknown optimizer, schedule or loss, a loss that is not for these labels, or a folder that holds
-            a fold of other settings or data.
+        UsageError: an unknown optimizer, schedule, loss or label, a loss that is not for these labels, or a folder that
+            holds a fold of other settings or data.
     """
     recipe = job.recipe
     _ = optimizers[recipe.optimizer], schedules[recipe.schedule], loss_for(job.plan.scheme, recipe)
+    class_weights(job.plan.scheme, recipe)
     _is_finished(job.folder, recipe, made_from=_facts(job)["made_from"])
 
 
@@ -202,18 +250,19 @@ def _facts(job: FoldJob) -> dict[str, Any]:
     }
 
 
-def _state_line(run: Run, log: _Log) -> str:
-    text = f"epoch {run.at.epoch + 1}/{run.recipe.epochs}"
+def _state_line(run: Run, done: _Log) -> str:
+    of = "" if run.recipe.time_budget_s is not None else f"/{run.recipe.epochs}"
+    text = f"epoch {run.at.epoch + 1}{of}"
     if run.at.train_loss is not None:
         text += f" loss {run.at.train_loss:.3f}"
     if run.at.step_s:
         text += f" data wait {run.at.wait_s / run.at.step_s:.0%}"
-    return text if not log.rows else f"{text} pseudo-Dice {log.rows[-1]['pseudo_dice_mean']:.3f}"
+    return text if not done.rows else f"{text} pseudo-Dice {done.rows[-1]['pseudo_dice_mean']:.3f}"
 
 
 def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
     """Whether the fold is finished; refuses a folder begun with other settings (length apart) or from other data."""
-    weights, state = folder / "weights.safetensors", folder / "state_latest.safetensors"
+    weights, state = folder / "weights.safetensors", folder / STATE
     saved = next((load_weights(path)[1] for path in (weights, state) if path.is_file()), {})
     if (folder / "recipe.json").is_file():
         begun = Recipe.read(folder / "recipe.json")
@@ -221,9 +270,10 @@ def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
         begun = parse(Recipe, saved["recipe"], source=str(folder))
     else:
         return False
-    if begun.with_changes(epochs=recipe.epochs) != recipe:
+    length = {"epochs": recipe.epochs, "time_budget_s": recipe.time_budget_s}
+    if begun.with_changes(**length) != recipe:
         old, new = begun.model_dump(), recipe.model_dump()
-        changed = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in old if k != "epochs" and old[k] != new[k])
+        changed = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in old if k not in length and old[k] != new[k])
         raise UsageError(
             f"{folder} holds a fold trained with other settings ({changed}); repeat the old settings to continue it, "
             "or move that folder away to train anew"
@@ -233,7 +283,7 @@ def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
             f"{folder} holds a fold trained by another plan, with other cases or other images; move that folder away "
             "to train anew"
         )
-    return weights.is_file() and saved["recipe"]["epochs"] == recipe.epochs
+    return weights.is_file() and parse(Recipe, saved["recipe"], source=str(folder)).length == recipe.length
 
 
 class _Log:

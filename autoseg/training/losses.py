@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,91 +14,154 @@ from autoseg.core.registry import Registry
 
 SMOOTH = 1e-5
 SMALLEST_DENOMINATOR = 1e-8
+HARDEST_SHARE = 0.1
+FOCAL_GAMMA = 2
 
 losses: Registry[Callable[..., Tensor]] = Registry("loss")  # over exclusive labels
 region_losses: Registry[Callable[..., Tensor]] = Registry("loss for regions")
 
 
-@losses.register("dice_ce")
-def dice_ce(logits: Tensor, target: Tensor, *, batch_dice: bool, ignore_index: int | None = None) -> Tensor:
-    """Cross-entropy (mean over annotated voxels) minus the mean soft Dice of the foreground classes.
+def _softmax_parts(
+    logits: Tensor, target: Tensor, *, ignore_index: int | None = None, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Cross-entropy of each voxel (B, 1, *space); probabilities and truth of the foreground; where annotated.
 
-    Args:
-        logits: (B, K, *space), any float type; computed in float32.
-        target: (B, 1, *space) int64, 0 .. K - 1 or `ignore_index`.
-        batch_dice: one Dice per class over the whole batch instead of one per class and sample.
-        ignore_index: value, not one of the classes, of voxels that count in neither part. Without any
-            annotated voxel the cross-entropy is 0.
-
-    Returns:
-        Scalar float32, between -1 and infinity.
+    With class_weights (K,), each voxel's cross-entropy is multiplied by that of its class, divided by their mean.
     """
     log_probabilities = functional.log_softmax(logits.float(), dim=1)
     classes = torch.arange(logits.shape[1], device=logits.device).reshape(1, -1, *[1] * (logits.ndim - 2))
     hit = target == classes
     # A sum over the true classes instead of nll_loss, whose CUDA kernel has no deterministic form.
-    log_likelihood = torch.where(hit, log_probabilities, 0.0).sum()
+    entropy = -torch.where(hit, log_probabilities, 0.0).sum(1, keepdim=True)
     probabilities = log_probabilities.exp()
-    count: int | Tensor = target.numel()
-    if ignore_index is not None:
-        annotated = target != ignore_index
-        count = annotated.sum().clamp(min=1)
+    annotated = None if ignore_index is None else target != ignore_index
+    if annotated is not None:
         probabilities = torch.where(annotated, probabilities, 0.0)
-    return -log_likelihood / count - _soft_dice(probabilities[:, 1:], hit[:, 1:], batch_dice=batch_dice)
+    if class_weights is not None:
+        shape = (1, -1, *[1] * (logits.ndim - 2))
+        weights = torch.where(hit, class_weights.to(entropy).reshape(shape), 0.0).sum(1, keepdim=True)
+        entropy = entropy * weights / _mean(weights, annotated).clamp(min=SMALLEST_DENOMINATOR)
+    return entropy, probabilities[:, 1:], hit[:, 1:], annotated
+
+
+def _sigmoid_parts(
+    logits: Tensor, regions: Tensor, *, mask: Tensor | None = None, class_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Binary cross-entropy of each voxel and region (B, K, *space); probabilities and truth; where annotated."""
+    logits, inside = logits.float(), regions.bool()
+    entropy = functional.binary_cross_entropy_with_logits(logits, inside.float(), reduction="none")
+    probabilities = logits.sigmoid()
+    if mask is not None:
+        mask = mask.expand_as(logits)
+        probabilities, inside = torch.where(mask, probabilities, 0.0), inside & mask
+    if class_weights is not None:
+        shape = (1, -1, *[1] * (logits.ndim - 2))
+        entropy = entropy * (class_weights / class_weights.mean()).to(entropy).reshape(shape)
+    return entropy, probabilities, inside, mask
+
+
+def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean of the counted values; 0 when none is."""
+    if counted is None:
+        return values.mean()
+    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def _hardest(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean of the highest tenth of the counted values; 0 when none is."""
+    chosen = values.flatten() if counted is None else values[counted]
+    if not chosen.numel():
+        return values.sum() * 0
+    return chosen.topk(max(1, int(HARDEST_SHARE * chosen.numel())), sorted=False).values.mean()
+
+
+def _overlap(
+    probabilities: Tensor, inside: Tensor, *, batch_dice: bool, false_positives: float, false_negatives: float
+) -> Tensor:
+    """Mean over classes (and samples) of the Tversky index of (B, K, *space), both 0 where not annotated.
+
+    I / (I + a FP + b FN), smoothed so that weights of 0.5 give the soft Dice (2 I + s) / (P + G + s).
+    """
+    summed = (0, *range(2, probabilities.ndim)) if batch_dice else tuple(range(2, probabilities.ndim))
+    intersection = torch.where(inside, probabilities, 0.0).sum(summed)
+    predicted, true = probabilities.sum(summed), inside.sum(summed)
+    denominator = 2 * (1 - false_positives - false_negatives) * intersection + SMOOTH
+    denominator = denominator + 2 * false_positives * predicted + 2 * false_negatives * true
+    return ((2 * intersection + SMOOTH) / denominator.clamp(min=SMALLEST_DENOMINATOR)).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapAndEntropy:
+    """A mean of the voxels' cross-entropy minus the mean overlap (soft Dice or Tversky index) of the classes.
+
+    `parts` makes them of logits and truth, for exclusive labels (_softmax_parts) or regions (_sigmoid_parts).
+    """
+
+    parts: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor | None]]
+    mean: Callable[[Tensor, Tensor | None], Tensor] = _mean
+    false_positives: float = 0.5
+    false_negatives: float = 0.5
+
+    def __call__(self, logits: Tensor, target: Tensor, *, batch_dice: bool, **options: Any) -> Tensor:
+        """The loss.
+
+        Args:
+            logits: (B, K, *space), any float type; computed in float32.
+            target: (B, 1, *space) int64, 0 .. K - 1 or `ignore_index`; for regions (B, K, *space) bool or 0/1.
+            batch_dice: one overlap per class over the whole batch instead of one per class and sample.
+            **options: class_weights (K,), of the classes in the cross-entropy, scaled to mean 1; ignore_index, the
+                label of voxels that count in neither part; for regions instead mask (B, 1 or K, *space), True where
+                annotated. Without any annotated voxel the cross-entropy is 0.
+
+        Returns:
+            Scalar float32, between -1 and infinity.
+        """
+        entropy, probabilities, inside, annotated = self.parts(logits, target, **options)
+        overlap = _overlap(
+            probabilities,
+            inside,
+            batch_dice=batch_dice,
+            false_positives=self.false_positives,
+            false_negatives=self.false_negatives,
+        )
+        return self.mean(entropy, annotated) - overlap
+
+
+def _focal_mean(entropy: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean of (1 - p)^2 times the cross-entropy, p the probability of the truth (Lin et al., 2017, gamma 2)."""
+    return _mean((-torch.expm1(-entropy)) ** FOCAL_GAMMA * entropy, counted)
+
+
+dice_ce = losses.register("dice_ce")(OverlapAndEntropy(parts=_softmax_parts))
+dice_bce = region_losses.register("dice_bce")(OverlapAndEntropy(parts=_sigmoid_parts))
+for registry, parts, entropy in ((losses, _softmax_parts, "ce"), (region_losses, _sigmoid_parts, "bce")):
+    registry.register("dice_topk")(OverlapAndEntropy(parts=parts, mean=_hardest))
+    registry.register("dice_focal")(OverlapAndEntropy(parts=parts, mean=_focal_mean))
+    # what is missed counts more than what is too much (Salehi et al., 2017)
+    registry.register(f"tversky_{entropy}")(OverlapAndEntropy(parts=parts, false_positives=0.3, false_negatives=0.7))
 
 
 @losses.register("dice_ce_balanced")
-def dice_ce_balanced(logits: Tensor, target: Tensor, *, batch_dice: bool, ignore_index: int | None = None) -> Tensor:
-    """Like `dice_ce`, but the cross-entropy weighs each class by 1 / sqrt(its voxels in the batch), mean weight 1.
+def dice_ce_balanced(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    batch_dice: bool,
+    ignore_index: int | None = None,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Like `dice_ce`, with class weights (times those given) of 1 / sqrt(voxels of the class in the batch).
 
     Small structures are found within some dozen steps instead of after the background has been learnt; batch_dice is
     always on. Arguments and result as in `dice_ce`.
     """
     del batch_dice
-    classes = logits.shape[1]
     annotated = target if ignore_index is None else target[target != ignore_index]
-    counts = torch.bincount(annotated.flatten(), minlength=classes).float()
+    counts = torch.bincount(annotated.flatten(), minlength=logits.shape[1]).float()
     weights = torch.where(counts > 0, counts.clamp(min=1).rsqrt(), 0.0)
-    weights = weights * counts.sum() / (weights * counts).sum().clamp(min=SMALLEST_DENOMINATOR)
-    ignored = -100 if ignore_index is None else ignore_index
-    cross_entropy = functional.cross_entropy(
-        logits.float(), target[:, 0], weight=weights, ignore_index=ignored, reduction="sum"
-    ) / counts.sum().clamp(min=1)
-    unweighted = dice_ce(logits, target, batch_dice=True, ignore_index=ignore_index)
-    plain = functional.cross_entropy(logits.float(), target[:, 0], ignore_index=ignored, reduction="sum")
-    return unweighted - plain / counts.sum().clamp(min=1) + cross_entropy
-
-
-@region_losses.register("dice_bce")
-def dice_bce(logits: Tensor, target_regions: Tensor, *, batch_dice: bool, mask: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy (mean over annotated voxels and regions) minus the mean soft Dice of all regions.
-
-    Args:
-        logits: (B, K, *space), one channel per region, any float type; computed in float32.
-        target_regions: (B, K, *space) bool or 0/1.
-        batch_dice: one Dice per region over the whole batch instead of one per region and sample.
-        mask: (B, 1, *space) bool, True where annotated; the rest counts in neither part. None: everything is.
-
-    Returns:
-        Scalar float32, between -1 and infinity.
-    """
-    logits, inside = logits.float(), target_regions.bool()
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, inside.float(), reduction="none")
-    probabilities = logits.sigmoid()
-    if mask is None:
-        return cross_entropy.mean() - _soft_dice(probabilities, inside, batch_dice=batch_dice)
-    count = mask.sum().clamp(min=1) * logits.shape[1]
-    cross_entropy_mean = torch.where(mask, cross_entropy, 0.0).sum() / count
-    probabilities = torch.where(mask, probabilities, 0.0)
-    return cross_entropy_mean - _soft_dice(probabilities, inside & mask, batch_dice=batch_dice)
-
-
-def _soft_dice(probabilities: Tensor, inside: Tensor, *, batch_dice: bool) -> Tensor:
-    """Mean of (2 I + s) / (P + G + s) over classes (and samples) of (B, K, *space), 0 where not annotated."""
-    summed = (0, *range(2, probabilities.ndim)) if batch_dice else tuple(range(2, probabilities.ndim))
-    intersection = torch.where(inside, probabilities, 0.0).sum(summed)
-    denominator = probabilities.sum(summed) + inside.sum(summed) + SMOOTH
-    return ((2 * intersection + SMOOTH) / denominator.clamp(min=SMALLEST_DENOMINATOR)).mean()
+    if class_weights is not None:
+        weights = weights * class_weights.to(weights)
+    return dice_ce(logits, target, batch_dice=True, ignore_index=ignore_index, class_weights=weights)
 
 
 def deep_supervision_weights(n: int) -> tuple[float, ...]:

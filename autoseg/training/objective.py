@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autoseg.core.errors import UsageError
 from autoseg.core.labels import LabelScheme
 from autoseg.core.plan import Configuration
 from autoseg.core.recipe import Recipe
+from autoseg.core.records import nearest
 from autoseg.training.losses import losses, region_losses, with_deep_supervision
 
 
@@ -23,13 +25,17 @@ class Objective:
         self.batch_dice = configuration.batch_dice
         self.deep_supervision = recipe.deep_supervision
         self.n_classes = len(scheme.foreground)
+        weights = class_weights(scheme, recipe)
+        self.options = {} if weights is None else {"class_weights": weights}
 
     def __call__(self, outputs: Sequence[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
         """Scalar loss of logits (B, K, *size), full resolution first, for int64 values inside (B, 1, *patch)."""
         used = outputs if self.deep_supervision else outputs[:1]
         if self.scheme.has_regions:
-            return self.loss(used, self._masks(label), batch_dice=self.batch_dice, mask=self._annotated(label))
-        return self.loss(used, label, batch_dice=self.batch_dice, ignore_index=self.scheme.ignore_inside)
+            masks, annotated = self._masks(label), self._annotated(label)
+            return self.loss(used, masks, batch_dice=self.batch_dice, mask=annotated, **self.options)
+        ignored = self.scheme.ignore_inside
+        return self.loss(used, label, batch_dice=self.batch_dice, ignore_index=ignored, **self.options)
 
     def counts(self, logits: torch.Tensor, label: torch.Tensor) -> NDArray[np.float64]:
         """True positives, false positives, false negatives of every foreground class: float64 (3, n_classes)."""
@@ -57,6 +63,27 @@ class Objective:
 
     def _annotated(self, label: torch.Tensor) -> torch.Tensor | None:
         return None if self.scheme.ignore_inside is None else label != self.scheme.ignore_inside
+
+
+def class_weights(scheme: LabelScheme, recipe: Recipe) -> torch.Tensor | None:
+    """The recipe's weights as a tensor in the order of the network's outputs; what it does not name weighs 1.
+
+    Raises:
+        UsageError: a name that is no label.
+    """
+    if not recipe.class_weights:
+        return None
+    if scheme.has_regions:
+        outputs = {name: i for i, name in enumerate(scheme.foreground)}
+    else:
+        inside = zip(scheme.foreground, scheme.regions_inside, strict=True)
+        outputs = {"background": 0, **{name: members[0] for name, members in inside}}
+    weights = torch.ones(scheme.n_outputs)
+    for name, weight in recipe.class_weights.items():
+        if name not in outputs:
+            raise UsageError(f"class_weights: there is no label '{name}'; {nearest(name, [*outputs])}")
+        weights[outputs[name]] = weight
+    return weights
 
 
 def loss_for(scheme: LabelScheme, recipe: Recipe) -> Callable[..., torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import cos, pi
 
 import torch
@@ -45,9 +46,29 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + cos(pi * progress))
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Learning rate of a step, counted from 0: linear warm-up, then the recipe's schedule over the remaining steps."""
+@dataclass(frozen=True, kw_only=True)
+class Bend:
+    """Where training went on with another length than before, and the learning rate of the step before that."""
+
+    step: int
+    rate: float
+
+
+def learning_rate(recipe: Recipe, step: int, *, seconds: float = 0.0, bend: Bend | None = None) -> float:
+    """Learning rate of a step, counted from 0: linear warm-up, then the recipe's schedule over the remaining steps.
+
+    With a time budget the schedule follows the `seconds` trained so far. After a bend the rate moves from where it was
+    to the schedule of the new length within an epoch, without a jump.
+    """
     if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    remaining = max(1, recipe.epochs * recipe.iterations - recipe.warmup_steps)
-    return recipe.learning_rate * schedules[recipe.schedule](min(1.0, (step - recipe.warmup_steps) / remaining))
+        rate = recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    else:
+        if recipe.time_budget_s is not None:
+            progress = seconds / recipe.time_budget_s
+        else:
+            steps = recipe.epochs * recipe.iterations
+            progress = (step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps)
+        rate = recipe.learning_rate * schedules[recipe.schedule](min(1.0, progress))
+    if bend is None:
+        return rate
+    return bend.rate + (rate - bend.rate) * min(1.0, (step - bend.step + 1) / recipe.iterations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,19 +17,26 @@ from autoseg import __version__
 from autoseg.core.errors import DeviceError
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
+from autoseg.core.records import parse
 from autoseg.io.weights import load_weights, save_weights
 from autoseg.nets.build import build_network, channels_last
 from autoseg.nets.device import autocast, choose_precision
 from autoseg.training.augmentation import AugmentationRules, augment, centre_crop
 from autoseg.training.objective import Objective
-from autoseg.training.optimizer import learning_rate, optimizers
+from autoseg.training.optimizer import Bend, learning_rate, optimizers
+from autoseg.training.pretrained import load_pretrained
 
-MAX_SKIPPED = 20  # steps in a row without a finite gradient
+log = logging.getLogger(__name__)
+MAX_SKIPPED = 10  # steps in a row without a finite gradient
+
+
+class Diverged(DeviceError):  # noqa: N818
+    """The weights have gone where no step has a finite gradient."""
 
 
 @dataclass
 class Counters:
-    """Where a run is. `loss_sum` over `n_losses` steps and the times belong to the running epoch."""
+    """Where a run is. `loss_sum` over `n_losses` steps, `wait_s` and `step_s` belong to the running epoch."""
 
     epoch: int = 0
     iteration: int = 0
@@ -39,6 +47,11 @@ class Counters:
     skipped: int = 0
     smoothed_dice: float | None = None
     best_dice: float | None = None
+    trained_s: float = 0.0  # training and its validation, over all epochs
+    rate: float = 0.0  # learning rate of the last step
+    bend_step: int | None = None  # where the length of the training was changed
+    bend_rate: float = 0.0
+    rate_factor: float = 1.0  # below 1 after a training that diverged was taken back
 
     @property
     def train_loss(self) -> float | None:
@@ -55,7 +68,14 @@ class Run:
     """Network, optimizer, averaged weights and counters of one fold."""
 
     def __init__(
-        self, plan: Plan, configuration: Configuration, recipe: Recipe, rules: AugmentationRules, device: torch.device
+        self,
+        plan: Plan,
+        configuration: Configuration,
+        recipe: Recipe,
+        rules: AugmentationRules,
+        device: torch.device,
+        *,
+        pretrained: Path | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.rules, self.device = recipe, rules, device
@@ -64,6 +84,8 @@ class Run:
         network = build_network(
             configuration.network, n_channels=len(plan.channel_names), n_outputs=plan.scheme.n_outputs
         )
+        if pretrained is not None:
+            load_pretrained(network, pretrained)
         self.network: nn.Module = network.to(device).train()
         self.average = (
             {name: p.detach().clone() for name, p in network.named_parameters()} if recipe.weight_average else {}
@@ -78,6 +100,12 @@ class Run:
         """Training steps done since the beginning."""
         return self.at.epoch * self.recipe.iterations + self.at.iteration
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the recipe's epochs, or its time, are used up."""
+        budget = self.recipe.time_budget_s
+        return self.at.epoch >= self.recipe.epochs if budget is None else self.at.trained_s >= budget
+
     def train_step(self, batch: dict[str, Any]) -> None:
         """One step: augment, forward, loss, backward, update. A step without a finite gradient changes nothing."""
         image, label = self._to_device(batch)
@@ -85,8 +113,11 @@ class Run:
             image, label = augment(image, label, rules=self.rules, seed=self.recipe.seed, step=self.step_number)
         else:
             image, label = centre_crop(image, label, patch_size=self.rules.patch_size)
+        bend = None if self.at.bend_step is None else Bend(step=self.at.bend_step, rate=self.at.bend_rate)
+        self.at.rate = learning_rate(self.recipe, self.step_number, seconds=self.at.trained_s, bend=bend)
+        self.at.rate *= self.at.rate_factor
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step_number)
+            group["lr"] = self.at.rate
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
             outputs = self.network(image.contiguous(memory_format=self.format))
@@ -101,14 +132,22 @@ class Run:
             self.at.n_losses += 1
             self.at.skipped = 0
         else:
-            self.at.skipped += 1
-            if self.at.skipped > MAX_SKIPPED:
-                raise DeviceError(
-                    f"the loss was not finite in {MAX_SKIPPED} steps in a row; train with a smaller learning rate "
-                    f"(--set learning_rate={self.recipe.learning_rate / 10:g}) or with --set precision=float32"
-                )
+            self._skip(batch, expected=self.precision == "fp16" and bool(torch.isfinite(loss)))
         self.scaler.update()
         self.at.iteration += 1
+
+    def _skip(self, batch: dict[str, Any], *, expected: bool) -> None:
+        """Count a step without a finite gradient; name its cases, unless it is one of those that fp16 begins with."""
+        self.at.skipped += 1
+        cases = ", ".join(sorted(set(batch["cases"])))
+        if not expected:
+            log.warning("step %d was skipped: no finite gradient from crops of %s", self.step_number, cases)
+        if self.at.skipped > MAX_SKIPPED:
+            raise Diverged(
+                f"the loss was not finite in {MAX_SKIPPED} steps in a row, the last from crops of {cases}; look at "
+                "these images, or train with a smaller learning rate "
+                f"(--set learning_rate={self.recipe.learning_rate / 10:g}) or with --set precision=float32"
+            )
 
     @torch.no_grad()
     def validate(self, batches: Iterator[dict[str, Any]], n: int) -> tuple[float, list[float | None]]:
@@ -153,6 +192,8 @@ class Run:
         if facts["scaler"]:  # empty when the run began in another precision
             self.scaler.load_state_dict(facts["scaler"])
         self.at = Counters(**facts["counters"])
+        if parse(Recipe, facts["recipe"], source=path).length != self.recipe.length and self.step_number:
+            self.at.bend_step, self.at.bend_rate = self.step_number, self.at.rate
 
     def save_weights(self, path: Path, *, facts: dict[str, Any]) -> None:
         """Write the weights for prediction (averaged where the recipe averages)."""

@@ -23,7 +23,8 @@ class CropRules:
     """What the crops of one run look like.
 
     `patch_size` is what the network sees, `crop_size` what is read (more, so that rotated patches are filled).
-    `foreground_share` of each batch is centred on a voxel of a random class of its case.
+    `foreground_share` of each batch is centred on a voxel of a class. As a rule its case is drawn evenly, and one of
+    the classes in it; `minimum_class_rate` assures every class of at least that share of an even one.
     """
 
     store: Path
@@ -33,6 +34,7 @@ class CropRules:
     crop_size: tuple[int, ...]
     foreground_share: float
     seed: tuple[int, ...]
+    minimum_class_rate: float = 0.0
 
 
 def read_batch(rules: CropRules, step: int) -> dict[str, NDArray]:
@@ -40,54 +42,107 @@ def read_batch(rules: CropRules, step: int) -> dict[str, NDArray]:
 
     Returns:
         image: float32 (B, C, *crop_size), zeros beyond the image; label: int16 (B, 1, *crop_size), -1 beyond it;
-        step: the step's number.
+        step: the step's number; cases: the id of each sample's case.
     """
-    store, index = CaseStore(rules.store), _index(rules.store, index_file(rules.store).stat().st_mtime_ns)
+    store = CaseStore(rules.store)
+    index, draws = _opened(rules, index_file(rules.store).stat().st_mtime_ns)
     first_forced = round(rules.batch_size * (1 - rules.foreground_share))
-    samples = [
+    read = [
         _read_sample(
-            store, index, rules, np.random.default_rng([*rules.seed, step, sample]), forced=sample >= first_forced
+            store,
+            index,
+            rules,
+            np.random.default_rng([*rules.seed, step, sample]),
+            draws=draws if sample >= first_forced else None,
         )
         for sample in range(rules.batch_size)
     ]
-    images, labels = zip(*samples, strict=True)
-    return {"image": np.stack(images), "label": np.stack(labels), "step": np.array(step)}
+    cases, images, labels = zip(*read, strict=True)
+    return {"image": np.stack(images), "label": np.stack(labels), "step": np.array(step), "cases": np.array(cases)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForegroundDraws:
+    """From what a foreground sample is drawn: a class by its rate, then a case that holds it by its share.
+
+    The last class may be None, which stands for the cases without any.
+    """
+
+    classes: tuple[int | None, ...]
+    rates: NDArray[np.float64]
+    cases: tuple[tuple[str, ...], ...]
+    shares: tuple[NDArray[np.float64], ...]
+
+    def draw(self, rng: np.random.Generator) -> tuple[str, int | None]:
+        """A case and the class in it to centre on."""
+        k = rng.choice(len(self.rates), p=self.rates)
+        return self.cases[k][rng.choice(len(self.shares[k]), p=self.shares[k])], self.classes[k]
+
+
+def foreground_draws(index: ClassIndex, cases: Sequence[str], *, minimum_class_rate: float) -> ForegroundDraws:
+    """How often each class of `cases` and each case is shown by a foreground sample.
+
+    With a minimum rate of 0 that is nnU-Net's distribution: any case alike, then any class in it alike. A rate of 0.5
+    gives every class at least half of what it had if all came equally often, at the expense of the frequent ones and
+    of cases without foreground.
+    """
+    held: dict[int | None, dict[str, float]] = {}
+    for case in cases:
+        classes = [key for key in index.classes(case) if key != ANNOTATED] or [None]
+        for key in classes:
+            held.setdefault(key, {})[case] = 1 / len(classes)
+    empty = held.pop(None, None)
+    ordered = dict(sorted(held.items()))
+    natural = np.array([sum(shares.values()) / len(cases) for shares in ordered.values()])
+    rates = np.maximum(natural, minimum_class_rate / max(1, len(natural)))
+    if empty is not None:
+        ordered[None] = empty
+        rates = np.append(rates, max(0.0, 1.0 - rates.sum()))
+    return ForegroundDraws(
+        classes=tuple(ordered),
+        rates=rates / rates.sum(),
+        cases=tuple(tuple(shares) for shares in ordered.values()),
+        shares=tuple(np.array([*shares.values()]) / sum(shares.values()) for shares in ordered.values()),
+    )
 
 
 @lru_cache(maxsize=2)
-def _index(store: Path, changed_ns: int) -> ClassIndex:
-    return open_index(store)
+def _opened(rules: CropRules, changed_ns: int) -> tuple[ClassIndex, ForegroundDraws]:
+    index = open_index(rules.store)
+    return index, foreground_draws(index, rules.cases, minimum_class_rate=rules.minimum_class_rate)
 
 
 def _read_sample(
-    store: CaseStore, index: ClassIndex, rules: CropRules, rng: np.random.Generator, *, forced: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    name = rules.cases[rng.integers(len(rules.cases))]
+    store: CaseStore,
+    index: ClassIndex,
+    rules: CropRules,
+    rng: np.random.Generator,
+    *,
+    draws: ForegroundDraws | None,
+) -> tuple[str, NDArray[np.float32], NDArray[np.int16]]:
+    name, key = draws.draw(rng) if draws else (rules.cases[rng.integers(len(rules.cases))], None)
     flat = len(rules.patch_size) == 2
     crop = (1, *rules.crop_size) if flat else rules.crop_size
     patch = (1, *rules.patch_size) if flat else rules.patch_size
-    centre = _centre(index, name, rng, forced=forced)
+    centre = _centre(index, name, key, rng)
     start = _crop_start(index.cases[name].shape, crop, patch, centre, rng)
     case = store.open(name)
     box = [[low, low + size] for low, size in zip(start, crop, strict=True)]
     image = crop_and_pad_nd(case.image, box, 0)
     label = crop_and_pad_nd(case.label, box, -1)[None]
-    return (image[:, 0], label[:, 0]) if flat else (image, label)
+    return (name, image[:, 0], label[:, 0]) if flat else (name, image, label)
 
 
-def _centre(index: ClassIndex, case: str, rng: np.random.Generator, *, forced: bool) -> NDArray[Any] | None:
-    """Voxel to centre the crop on: of a random class present in the case when forced, else None.
+def _centre(index: ClassIndex, case: str, key: int | None, rng: np.random.Generator) -> NDArray[Any] | None:
+    """Voxel to centre the crop on: a random one of class `key`, or None for a crop from anywhere.
 
-    With an ignore label, unforced crops are centred on a random annotated voxel, or they would often show none.
+    With an ignore label those too are centred on a random annotated voxel, or they would often show none.
     """
-    held = index.classes(case)
-    classes = [key for key in held if key != ANNOTATED]
-    if forced and classes:
-        locations = index.locations(case, classes[rng.integers(len(classes))])
-    elif ANNOTATED in held:
-        locations = index.locations(case, ANNOTATED)
-    else:
+    if key is None and ANNOTATED in index.classes(case):
+        key = ANNOTATED
+    if key is None:
         return None
+    locations = index.locations(case, key)
     return np.asarray(locations[rng.integers(len(locations))])
 
 

@@ -90,6 +90,45 @@ def test_numbers_that_are_none_are_refused_while_parsing(number: str, capsys: An
         assert option in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["4", "h", "-4h", "0h", "nanh", "4w", ""])
+def test_times_that_are_none_are_refused_while_parsing(text: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        call("train", "-d", "7", f"--time_budget={text}")
+    assert end.value.code == 2
+    assert "write 90s, 45m, 4h or 2d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "begun", "expected"),
+    [
+        (["--time_budget", "4h"], None, ("default", None, 14400.0)),
+        (["--time_budget", "90m"], None, ("quick", None, 5400.0)),
+        (["--time_budget", "0.5d"], "quick", ("quick", None, 43200.0)),
+        (["--epochs", "7"], "timed", ("timed", 7, None)),
+        ([], "timed", ("timed", None, 60.0)),
+    ],
+)
+def test_a_time_budget_stands_for_epochs(
+    argv: list[str],
+    begun: str | None,
+    expected: tuple[str, int | None, float | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from autoseg.cli import train
+    from autoseg.core.recipe import RECIPES, Recipe
+
+    known = {**RECIPES, "timed": Recipe(name="timed", time_budget_s=60.0)}
+    if begun is not None:
+        known[begun].write(tmp_path / "fold_2" / "recipe.json")
+        known["long"].write(tmp_path / "fold_1_old" / "recipe.json")  # moved aside
+    seen: list[Any] = []
+    monkeypatch.setattr(train, "run", lambda parser, act, argv: seen.append(parser.parse_args(argv)) or 0)
+    train.main(["-d", "7", *argv])
+    recipe = train._recipe(seen[0], tmp_path)
+    assert (recipe.name, *recipe.length) == expected
+
+
 @pytest.mark.parametrize(
     ("argv", "begun", "expected"),
     [

@@ -110,7 +110,9 @@ def test_a_data_set_preprocessed_on_a_cluster_with_a_dying_worker_is_the_same(
                 workers[1].send_signal(signal.SIGKILL)
 
         scheduler = address if where == "cluster" else None
-        options = Options(planner="small", configurations=("3d_fullres",), workers=0, scheduler=scheduler)
+        options = Options(
+            planner="small", configurations=("3d_fullres",), workers=None if scheduler else 0, scheduler=scheduler
+        )
         plans[where], outcome = plan_and_preprocess(raw / NAME, workspace, options, progress=show)
         assert outcome.problems == []
         assert outcome.facts["preprocessed_now"] == 8

@@ -109,6 +109,7 @@ def test_stratified_splits_stay_stratified(tmp_path: Path) -> None:
     assert [len(set(fold.val) & set(names(5))) for fold in first] == [1] * 5
     assert first != default_splits({case: case for case in names(20)})
     assert splits_of(dataset, path, cases={*dataset.cases}, absent_labels=absent) == first
+    assert splits_of(dataset, path, cases={*dataset.cases}) == first  # the fingerprint is not there: kept as they are
     more = dataset_of(dict.fromkeys(names(40)))  # ten of 40 cases hold the label now
     absent = {case: ["a"] for case in names(40) if case not in names(5) and case not in names(25)[20:]}
     second = splits_of(more, path, cases={*more.cases}, absent_labels=absent)

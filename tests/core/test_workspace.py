@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.core.workspace import Workspace, fold_folder
+from autoseg.core.workspace import Workspace, fold_files, fold_folder
 
 TOP = Path("/w")
 HERE = Workspace(raw=TOP / "raw", preprocessed=TOP / "preprocessed", results=TOP / "results")
@@ -41,3 +41,13 @@ def test_parts_may_lie_anywhere() -> None:
     apart = Workspace(raw=Path("/a"), preprocessed=Path("/b"), results=Path("/c"))
     assert apart.splits("D") == Path("/b/D/splits.json")
     assert apart.model("D", "p", "c") == Path("/c/D/p__c")
+
+
+def test_folds_that_hold_a_file(tmp_path: Path) -> None:
+    for name in ("fold_0", "fold_10", "fold_all", "fold_0_old", "fold_copy", "crossval"):
+        (tmp_path / name / "validation").mkdir(parents=True)
+        (tmp_path / name / "validation" / "x.json").touch()
+    (tmp_path / "fold_1").mkdir()
+    assert {*fold_files(tmp_path, "validation/x.json")} == {"0", "10", "all"}
+    assert fold_files(tmp_path, "validation/x.json")["10"] == tmp_path / "fold_10" / "validation" / "x.json"
+    assert fold_files(tmp_path / "missing", "x") == {}

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from autoseg.core.dataset import read_dataset
 from autoseg.core.declaration import DatasetJson
 from autoseg.core.errors import UsageError
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline import Options, make_plan, read_plan
+from autoseg.phantoms import write_phantoms
+from autoseg.pipeline import Options, make_plan, plan_and_preprocess, pool_for, read_plan
 
 NAME = "Dataset101_Name"
 INTENSITIES = {"mean": 1, "median": 1, "std": 1, "min": 0, "max": 9, "percentile_00_5": 0, "percentile_99_5": 8}
@@ -194,3 +196,45 @@ def test_a_copy_that_keeps_the_old_planners_name_is_refused(workspace: Workspace
     own.write_text(workspace.plan(NAME, "default").read_text())
     with pytest.raises(UsageError, match="its planner is 'default'; write 'mine' there"):
         read_plan(workspace, NAME, "mine")
+
+
+def test_an_added_configuration_may_stand_before_the_one_it_inherits_from(workspace: Workspace) -> None:
+    planned(workspace, measured("one"))
+    edit(
+        workspace.plan(NAME, "default"),
+        heir={"inherits_from": "parent", "batch_size": 3},
+        parent={"inherits_from": "2d", "patch_size": [64, 64]},
+    )
+    plan, _, warnings = planned(workspace, measured("two"))
+    assert {*plan.edited} == {"heir", "parent"}
+    assert (plan.configuration("heir").batch_size, plan.configuration("heir").patch_size) == (3, [64, 64])
+    assert "does not fit" not in warnings
+
+
+def test_a_changed_copy_of_a_plan_leaves_the_pins_of_the_first(workspace: Workspace) -> None:
+    planned(workspace, measured("one"))
+    path = workspace.plan(NAME, "default")
+    edit(path, mine={"inherits_from": "3d_fullres", "spacing_mm": [2.0, 0.8, 0.8]})
+    plan = Plan.read(path)
+    copy = plan.with_changes(configurations={**plan.configurations, "more": plan.configuration("2d")})
+    for one in (plan, copy):
+        assert one.in_file()["mine"] == {"inherits_from": "3d_fullres", "spacing_mm": [2.0, 0.8, 0.8]}
+
+
+def test_what_was_told_for_other_channels_names_the_file(workspace: Workspace) -> None:
+    planned(workspace, measured("one"), normalization=("none",))
+    two = DECLARATION.with_changes(channel_names={"0": "MR", "1": "CT"})
+    with pytest.raises(UsageError, match=r"told before; give it anew, or empty it under told in .*default\.json"):
+        make_plan(NAME, two, measured("two"), workspace, Options())
+
+
+def test_splits_of_the_user_are_not_stratified_before_anything_is_read(workspace: Workspace) -> None:
+    folder = workspace.raw / NAME
+    write_phantoms(folder, n_train=2, n_test=0, size="tiny")
+    workspace.splits(NAME).parent.mkdir(parents=True)
+    workspace.splits(NAME).write_text('[{"train": ["a"], "val": ["b"]}]')
+    with pytest.raises(UsageError, match="is yours and is not replaced"):
+        plan_and_preprocess(folder, workspace, Options(stratify=True, workers=0))
+    assert [path.name for path in workspace.splits(NAME).parent.iterdir()] == ["splits.json"]
+    with pytest.raises(UsageError, match="leave it out with --scheduler"):
+        pool_for(read_dataset(folder), 2, "tcp://127.0.0.1:1")

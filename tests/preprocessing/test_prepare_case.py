@@ -211,10 +211,15 @@ def label_map(shape: tuple[int, int, int] = (40, 50, 60)) -> np.ndarray:
     ],
     ids=["labels", "ignore", "regions"],
 )
-def test_locations_lie_in_their_class_without_repetition(scheme: LabelScheme, members: dict) -> None:
+def test_locations_lie_in_their_class_without_repetition(
+    scheme: LabelScheme, members: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     label = label_map()
+    whole = class_locations(label, scheme)
+    monkeypatch.setitem(class_locations.__globals__, "PART_VOXELS", 7001)  # classes lie across many parts
     locations = class_locations(label, scheme)
     assert set(locations) == set(members)
+    assert all(np.array_equal(locations[key], whole[key]) for key in members)
     for key, rows in locations.items():
         assert rows.dtype == np.int32
         assert np.isin(label[tuple(rows.T)], members[key]).all()

@@ -23,9 +23,9 @@ from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.splits import Split
 from autoseg.io.case_store import CaseStore
-from autoseg.io.weights import load_weights
+from autoseg.io.weights import load_weights, save_weights
 from autoseg.nets.build import build_network
-from autoseg.training import FoldJob, read_log, train_fold
+from autoseg.training import FoldJob, check_fold, pretrained_file, read_log, train_fold
 from autoseg.training.run import MAX_SKIPPED, Run
 
 MakePlan = Callable[..., Plan]
@@ -357,8 +357,45 @@ def test_too_many_such_steps_end_the_training_with_advice(make_job: MakeJob) -> 
     broken = {**batch, "image": np.full_like(batch["image"], np.nan)}
     for _ in range(MAX_SKIPPED):
         run.train_step(broken)
-    with pytest.raises(DeviceError, match=r"--set learning_rate=0\.002"):
+    with pytest.raises(DeviceError, match=r"crops of [abc].*--set learning_rate=0\.002"):
         run.train_step(broken)
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, *, while_factor_above: float) -> None:
+    """From step 5 on images are not finite as long as the learning rate has its old size."""
+    to_device = Run._to_device
+
+    def poison(run: Run, batch: dict[str, Any]) -> Any:
+        image, label = to_device(run, batch)
+        bad = run.step_number >= 5 and run.at.rate_factor > while_factor_above
+        return (image * float("nan") if bad else image), label
+
+    monkeypatch.setattr(Run, "_to_device", poison)
+
+
+@pytest.mark.parametrize("save_every_minutes", [1e-9, 5.0])
+def test_a_training_that_diverges_is_taken_back_and_goes_on_slower(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, save_every_minutes: float
+) -> None:
+    poisoned(monkeypatch, while_factor_above=0.3)
+    job = make_job(epochs=5, save_every_minutes=save_every_minutes)
+    assert train_fold(job)
+    rows = read_log(job.folder / "log.jsonl")
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[-1]["learning_rate"] == pytest.approx(0.25 * 0.02 * (1 - 19 / 20) ** 0.9)
+    assert all(torch.isfinite(tensor).all() for tensor in weights_of(job.folder).values())
+    assert "step 5 was skipped: no finite gradient from crops of" in caplog.text
+    went_on = 5 if save_every_minutes < 1 else 4
+    assert f"going on from step {went_on} with 0.5 times the learning rate" in caplog.text
+    assert f"going on from step {went_on} with 0.25 times the learning rate" in caplog.text
+
+
+def test_a_training_that_diverges_however_slow_ends_with_advice(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poisoned(monkeypatch, while_factor_above=0.0)
+    with pytest.raises(DeviceError, match="look at these images"):
+        train_fold(make_job(epochs=5))
 
 
 def test_the_average_follows_the_weights_and_is_what_is_saved(make_job: MakeJob, tmp_path: Path) -> None:
@@ -467,3 +504,73 @@ def test_the_store_is_only_read(make_job: MakeJob) -> None:
     train_fold(job)
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in job.store.iterdir()} == before
     assert CaseStore(job.store).case_ids() == ["a", "b", "c", "d"]
+
+
+def test_a_longer_training_goes_on_where_the_rate_was(make_job: MakeJob) -> None:
+    train_fold(make_job(epochs=2))
+    longer = make_job(epochs=6)
+    assert train_fold(longer)
+    rates = [row["learning_rate"] for row in read_log(longer.folder / "log.jsonl")]
+    assert len(rates) == 6
+    own = 0.02 * (1 - np.array([7, 11, 15, 19, 23]) / 24) ** 0.9  # of the last step of each epoch, six epochs planned
+    assert rates[0] == pytest.approx(0.02 * (1 - 3 / 8) ** 0.9)
+    assert rates[1] == pytest.approx(0.02 * (1 - 7 / 8) ** 0.9)
+    assert rates[2:] == pytest.approx(own[1:].tolist())
+    state = load_weights(longer.folder / STATE)[1]["counters"]
+    assert (state["bend_step"], state["bend_rate"]) == (8, pytest.approx(rates[1]))
+
+
+def test_a_time_budget_ends_training_in_time_and_is_kept_over_a_stop(make_job: MakeJob) -> None:
+    job = make_job(time_budget_s=2.0, epochs=1)
+    with pytest.raises(Killed):
+        train_fold(job, progress=kill_at(1))
+    spent = load_weights(job.folder / STATE)[1]["counters"]["trained_s"]
+    assert 0.9 < spent < 2.0
+    started = time.monotonic()
+    assert train_fold(job)
+    assert time.monotonic() - started < 6
+    rows = read_log(job.folder / "log.jsonl")
+    assert len(rows) > 1
+    assert rows[-1]["learning_rate"] < 0.1 * rows[0]["learning_rate"]
+    assert not train_fold(job)
+    with pytest.raises(UsageError, match="learning_rate"):
+        train_fold(make_job(time_budget_s=2.0, learning_rate=0.5))
+
+
+def test_class_weights_name_labels(make_job: MakeJob) -> None:
+    job = make_job(epochs=1, class_weights={"left_blob": 3.0})
+    assert train_fold(job)
+    with pytest.raises(UsageError, match=r"no label 'left_blab'; did you mean 'left_blob'"):
+        check_fold(make_job("other", class_weights={"left_blab": 3.0}))
+
+
+def test_a_new_fold_begins_with_the_weights_of_another_but_its_own_heads(
+    make_job: MakeJob, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    train_fold(make_job("fold_1", epochs=1))
+    trained = pretrained_file(tmp_path)
+    assert trained == tmp_path / "fold_1" / "weights.safetensors" == pretrained_file(trained)
+    job = replace(make_job("new", epochs=1, learning_rate=1e-12, weight_decay=0.0), pretrained=trained)
+    train_fold(job)
+    found, begun, scratch = weights_of(job.folder), load_weights(trained)[0], make_job("scratch", epochs=1)
+    train_fold(replace(scratch, recipe=job.recipe))
+    for name, tensor in found.items():
+        same_as = weights_of(scratch.folder) if name.startswith("heads.") else begun
+        torch.testing.assert_close(tensor, same_as[name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(Killed):
+        train_fold(make_job("late"), progress=kill_at(2))
+    train_fold(replace(make_job("late"), pretrained=trained))  # what is under way goes on as it began
+    train_fold(make_job("plain"))
+    assert_same_result(tmp_path / "late", tmp_path / "plain")
+
+
+def test_weights_of_another_network_are_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(epochs=1)
+    with pytest.raises(UsageError, match="no results folder with a finished fold"):
+        pretrained_file(tmp_path)
+    train_fold(job)
+    tensors, facts = load_weights(job.folder / "weights.safetensors")
+    name = "encoder.0.layers.0.weight"
+    save_weights(tmp_path / "other.safetensors", {**tensors, name: tensors[name][:1]}, facts=facts)
+    with pytest.raises(UsageError, match=rf"another network \({name}"):
+        train_fold(replace(make_job("new"), pretrained=tmp_path / "other.safetensors"))

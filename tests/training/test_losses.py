@@ -255,3 +255,77 @@ def test_deep_supervision_samples_the_mask_as_the_target() -> None:
 def test_losses_are_found_by_name() -> None:
     assert losses["dice_ce"] is dice_ce
     assert region_losses["dice_bce"] is dice_bce
+
+
+def numpy_parts(logits: Tensor, target: Tensor, *, regions: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probability of the truth (voxels of all samples, or voxels and regions); probabilities, truth of the classes."""
+    x = logits.double().flatten(2).numpy()
+    if regions:
+        p, t = 1 / (1 + np.exp(-x)), target.double().flatten(2).numpy()
+        return np.where(t > 0, p, 1 - p).ravel(), p, t
+    p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    t = np.eye(x.shape[1])[target.flatten(2).numpy()[:, 0]].transpose(0, 2, 1)
+    return (p * t).sum(axis=1).ravel(), p[:, 1:], t[:, 1:]
+
+
+def region_targets(space: tuple[int, ...]) -> Tensor:
+    return torch.rand((3, 3, *space), generator=torch.Generator().manual_seed(1)) < 0.4
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("regions", [False, True])
+def test_variants_equal_numpy(space: tuple[int, ...], batch_dice: bool, regions: bool) -> None:
+    logits, target = logits_and_target(space)
+    target = region_targets(space) if regions else target
+    registry = region_losses if regions else losses
+    true, p, t = numpy_parts(logits, target, regions=regions)
+    dice, entropy = numpy_dice(p, t, batch_dice=batch_dice), -np.log(true)
+    hardest = np.sort(entropy)[::-1][: max(1, entropy.size // 10)]
+    assert registry["dice_topk"](logits, target, batch_dice=batch_dice).item() == pytest.approx(
+        hardest.mean() - dice, abs=3e-6
+    )
+    focal = ((1 - true) ** 2 * entropy).mean()
+    assert registry["dice_focal"](logits, target, batch_dice=batch_dice).item() == pytest.approx(focal - dice, abs=3e-6)
+    if batch_dice:
+        p, t = (x.swapaxes(0, 1).reshape(1, x.shape[1], -1) for x in (p, t))
+    hits, too_much, missed = (p * t).sum(-1), (p * (1 - t)).sum(-1), ((1 - p) * t).sum(-1)
+    tversky = ((hits + 5e-6) / (hits + 0.3 * too_much + 0.7 * missed + 5e-6)).mean()
+    name = "tversky_bce" if regions else "tversky_ce"
+    found = registry[name](logits, target, batch_dice=batch_dice).item()
+    assert found == pytest.approx(entropy.mean() - tversky, abs=3e-6)
+
+
+@pytest.mark.parametrize("name", ["dice_ce", "dice_topk", "dice_focal", "tversky_ce"])
+def test_what_is_not_annotated_changes_neither_value_nor_gradient(name: str) -> None:
+    logits, target = logits_and_target((4, 5, 3), ignore=True)
+    values, gradients = [], []
+    for shift in (0.0, 7.0):
+        moved = (logits + shift * (target == IGNORE) * torch.tensor([1.0, -1.0, 2.0]).reshape(1, 3, 1, 1, 1)).detach()
+        moved.requires_grad_()
+        value = losses[name](moved, target, batch_dice=False, ignore_index=IGNORE)
+        values.append(value.detach())
+        gradients.append(torch.autograd.grad(value, moved)[0])
+    torch.testing.assert_close(values[0], values[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert not gradients[0][(target == IGNORE).expand_as(logits)].any()
+    nothing = losses[name](logits, torch.full_like(target, IGNORE), batch_dice=False, ignore_index=IGNORE)
+    assert nothing.item() == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("ignore", [None, IGNORE])
+def test_class_weights_weigh_the_cross_entropy_as_in_torch(ignore: int | None) -> None:
+    logits, target = logits_and_target((4, 5, 3), ignore=ignore is not None)
+    weights = torch.tensor([1.0, 5.0, 0.5])
+    ignored = -100 if ignore is None else ignore
+    plain = functional.cross_entropy(logits, target[:, 0], ignore_index=ignored)
+    weighted = functional.cross_entropy(logits, target[:, 0], weight=weights, ignore_index=ignored)
+    without = dice_ce(logits, target, batch_dice=True, ignore_index=ignore)
+    found = dice_ce(logits, target, batch_dice=True, ignore_index=ignore, class_weights=weights)
+    torch.testing.assert_close(found - without, weighted - plain)
+    regions = region_targets((4, 5, 3))
+    entropy = functional.binary_cross_entropy_with_logits(logits, regions.float(), reduction="none")
+    per_region = entropy.mean(dim=(0, 2, 3, 4))
+    found = dice_bce(logits, regions, batch_dice=True, class_weights=weights)
+    expected = (weights * per_region).sum() / weights.sum() - per_region.mean()
+    torch.testing.assert_close(found - dice_bce(logits, regions, batch_dice=True), expected)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from math import cos, pi
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from autoseg.core.errors import UsageError
 from autoseg.core.recipe import Recipe
-from autoseg.training.optimizer import learning_rate, optimizers, schedules
+from autoseg.training.optimizer import Bend, learning_rate, optimizers, schedules
 
 RECIPE = Recipe(epochs=10, iterations=20, learning_rate=0.01)
 
@@ -80,3 +81,27 @@ def test_unknown_names_are_refused_with_a_hint() -> None:
         optimizers["adam"]
     with pytest.raises(UsageError, match="cosine, poly"):
         learning_rate(RECIPE.with_changes(schedule="stairs"), 0)
+
+
+@pytest.mark.parametrize(("old", "new"), [(10, 30), (30, 12), (10, 11)])
+def test_another_length_bends_the_rate_without_a_jump(old: int, new: int) -> None:
+    before, after = RECIPE.with_changes(epochs=old), RECIPE.with_changes(epochs=new)
+    at = 9 * RECIPE.iterations
+    bend = Bend(step=at, rate=learning_rate(before, at - 1))
+    rates = [learning_rate(before, step) for step in range(at)]
+    rates += [learning_rate(after, step, bend=bend) for step in range(at, new * RECIPE.iterations)]
+    largest_step = max(abs(b - a) for a, b in pairwise(rates))
+    assert largest_step < 0.01 / RECIPE.iterations
+    # an epoch later it is the new schedule
+    assert rates[at + RECIPE.iterations - 1 :] == [
+        pytest.approx(learning_rate(after, step)) for step in range(at + RECIPE.iterations - 1, len(rates))
+    ]
+
+
+def test_with_a_time_budget_the_schedule_follows_the_clock() -> None:
+    recipe = RECIPE.with_changes(time_budget_s=100.0, warmup_steps=2)
+    assert learning_rate(recipe, 0, seconds=50) == pytest.approx(0.005)
+    for seconds in (0.0, 25.0, 99.0, 150.0):
+        expected = 0.01 * max(0.0, 1 - seconds / 100) ** 0.9
+        for step in (2, 10_000):
+            assert learning_rate(recipe, step, seconds=seconds) == pytest.approx(expected)

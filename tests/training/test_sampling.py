@@ -11,10 +11,10 @@ import pytest
 
 from autoseg.core.labels import LabelScheme
 from autoseg.io.case_store import CaseMeta, CaseStore
-from autoseg.io.class_index import build_index
+from autoseg.io.class_index import build_index, open_index
 from autoseg.preprocessing.prepare_case import class_locations
 from autoseg.training.loader import batches
-from autoseg.training.sampling import CropRules, read_batch
+from autoseg.training.sampling import CropRules, foreground_draws, read_batch
 
 SCHEME = LabelScheme(declared={"background": 0, "big": 1, "dot": 2, "absent": 3})
 IGNORING = LabelScheme(declared={"background": 0, "big": 1, "ignore": 2})
@@ -221,3 +221,42 @@ def test_unforced_crops_are_centred_on_annotated_voxels(tmp_path: Path) -> None:
         values += centres[:2].tolist()
     assert set(values) <= {0, 1}
     assert values.count(0) > 20
+
+
+def rare_classes(folder: Path) -> tuple[str, ...]:
+    """Ten cases: nine with the big structure, one of them with the dot too, one without any."""
+    for number in range(10):
+        label = body() if number == 3 else np.zeros((9, 9, 9), dtype=np.int16)
+        label[:5, :5, :5] = 0 if number == 7 else np.maximum(label[:5, :5, :5], 1)
+        write(folder, f"case_{number}", label)
+    return tuple(f"case_{number}" for number in range(10))
+
+
+def test_foreground_is_drawn_like_nnunet_does_by_default(tmp_path: Path) -> None:
+    cases = rare_classes(tmp_path)
+    draws = foreground_draws(open_index(tmp_path), cases, minimum_class_rate=0.0)
+    assert draws.classes == (0, 1, None)
+    # any case alike, then any of its classes alike
+    np.testing.assert_allclose(draws.rates, [0.85, 0.05, 0.1])
+    shares = dict(zip(draws.cases[0], draws.shares[0], strict=True))
+    assert shares["case_3"] == pytest.approx(shares["case_0"] / 2)
+    assert (draws.cases[1], draws.cases[2]) == (("case_3",), ("case_7",))
+    rng = np.random.default_rng(0)
+    counts = Counter(draws.draw(rng) for _ in range(20_000))
+    for case in cases:
+        assert sum(n for (drawn, _), n in counts.items() if drawn == case) == pytest.approx(2000, abs=200)
+    assert counts["case_3", 0] == pytest.approx(counts["case_3", 1], abs=150)
+
+
+def test_a_minimum_rate_lifts_rare_classes(tmp_path: Path) -> None:
+    cases = rare_classes(tmp_path)
+    draws = foreground_draws(open_index(tmp_path), cases, minimum_class_rate=0.5)
+    # two classes, half of an even share each; what is left goes to cases without foreground
+    np.testing.assert_allclose(draws.rates, np.array([0.85, 0.25, 0.0]) / 1.1)
+    rules = rules_for(tmp_path, cases=cases, foreground_share=1.0, batch_size=4, minimum_class_rate=0.5)
+    shown = [
+        int(sample[0, 4, 4, 4])
+        for step in range(100)
+        for sample in read_batch(rules, step)["label"]
+    ]  # fmt: skip
+    assert Counter(shown)[2] == pytest.approx(400 * 0.25 / 1.1, abs=35)

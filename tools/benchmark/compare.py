@@ -155,9 +155,11 @@ def _resampling(bench: Bench) -> list[dict[str, object]]:
             lambda a=arguments: _task(bench, str(bench.peer / "bin" / "python"), PEER_TASK, *a),
             lambda a=arguments: _task(bench, sys.executable, OWN_TASK, *a),
         )
-        peer, own = (np.load(file.with_suffix(f".{who}.npy")).astype(np.float64) for who in ("peer", "own"))
-        largest = float(np.abs(peer - own).max())
-        result["largest_difference"] = largest / float(np.abs(peer).max()) if "image" in name else largest
+        peer, own = (np.load(file.with_suffix(f".{who}.npy")) for who in ("peer", "own"))
+        if "image" in name:
+            result["largest_difference"] = float(np.abs(peer - own).max() / np.abs(peer).max())
+        else:
+            result["other_labels"] = float((peer != own).mean())
         results.append(result)
     return results
 

@@ -26,14 +26,25 @@ def run(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> 
     with open(log, "a") as output:
         output.write(f"$ {' '.join(command)}\n")
         output.flush()
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})})
+        variables = {**os.environ, **(env or {})}
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=variables, start_new_session=True)
         while process.returncode is None:
             peak = max(peak, sum(map(_memory, _tree(process.pid))))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SAMPLE_S)
+    seconds = time.monotonic() - started
+    _wait_for_group(process.pid)
     if process.returncode:
         raise RuntimeError(f"{command[0]} ended with {process.returncode}; see {log}")
-    return Measured(seconds=time.monotonic() - started, peak_gb=peak / 1e9)
+    return Measured(seconds=seconds, peak_gb=peak / 1e9)
+
+
+def _wait_for_group(group: int) -> None:
+    """Helper processes that unload their libraries must not disturb what is measured next."""
+    with suppress(ProcessLookupError):
+        while True:
+            os.killpg(group, 0)
+            time.sleep(SAMPLE_S)
 
 
 def _tree(root: int) -> list[int]:

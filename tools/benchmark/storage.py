@@ -54,14 +54,16 @@ def measure(images: list[np.ndarray], patch: tuple[int, ...], *, codec: str, lay
             chunks, blocks = layouts(image.shape[1:], patch, array.itemsize)[layout]
             path = Path(folder) / f"{i}.b2nd"
             started = time.perf_counter()
-            blosc2.asarray(
-                array,
+            stored = blosc2.empty(
+                array.shape,
+                array.dtype,
                 urlpath=str(path),
                 mode="w",
                 chunks=(1, *chunks),
                 blocks=(1, *blocks),
                 cparams={"codec": name, "clevel": level, "nthreads": 1, "filters": [blosc2.Filter.SHUFFLE]},
             )
+            stored[...] = array
             written += time.perf_counter() - started
             files.append(path)
         times = []
