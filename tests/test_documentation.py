@@ -134,7 +134,7 @@ def test_table_of_recipes_has_the_true_values() -> None:
 def _same(text: str, value: object) -> bool:
     if value is None or isinstance(value, bool):
         return text == {None: "null", True: "true", False: "false"}[value]  # type: ignore[index]
-    return text == value if isinstance(value, str) else float(text) == value
+    return text == str(value) if isinstance(value, (str, dict)) else float(text) == value
 
 
 @each_page

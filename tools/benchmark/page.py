@@ -32,8 +32,8 @@ bash tools/benchmark/run.sh --data DIR --rounds {rounds}
 288 x 264 x 160, three labels) are resampled from three real ones by the script. Machine: {cpus} CPUs ({cpu}),
 {memory_gb} GB, Python {python}, PyTorch {torch}; nothing runs on a GPU.
 
-autoseg also checks every file (truncation, checksums, geometry, label values) in the times below; nnU-Net does so only
-with `--verify_dataset_integrity`, which was not given.
+autoseg also checks every file (truncation, checksums, geometry, label values) in the times below;
+nnU-Net does so only when asked (`nnUNetv2_plan_and_preprocess --verify_dataset_integrity`), which it was not.
 """
 
 
