@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="MODEL",
         help="begin new folds with the weights of this results folder (or .safetensors file); see --recipe finetune",
     )
+    parser.add_argument("--profile", action="store_true", help="time the parts of the first epoch, into profile.json")
     options.add_plugin(parser)
     parser.add_argument(
         "--loaders", type=options.count, metavar="N", help="processes that read crops (default: what the CPUs allow)"
@@ -139,6 +140,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         device=args.device,
         loaders=args.loaders,
         pretrained=args.pretrained,
+        profile=args.profile,
         workers=args.workers,
     )
     outcome = train(folder, workspace, wanted, progress=ProgressDisplay())

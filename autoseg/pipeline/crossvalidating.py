@@ -34,6 +34,7 @@ class TrainOptions:
     device: str | None = None
     loaders: int | None = None
     pretrained: Path | None = None
+    profile: bool = False
     workers: int | None = None
 
 
@@ -70,6 +71,7 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
             device=device,
             loaders=options.loaders,
             pretrained=None if options.pretrained is None else training.pretrained_file(options.pretrained),
+            profile=options.profile,
         )
         for fold, split in folds.items()
     }

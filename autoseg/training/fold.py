@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from autoseg.core.errors import Interrupted, UsageError
-from autoseg.core.files import content_key, write_bytes
+from autoseg.core.files import content_key, write_bytes, write_json
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.records import parse
@@ -32,6 +33,7 @@ from autoseg.training.objective import class_weights, loss_for
 from autoseg.training.optimizer import optimizers, schedules
 from autoseg.training.run import Diverged, Run
 from autoseg.training.sampling import CropRules
+from autoseg.training.stopwatch import Stopwatch
 
 VALIDATION_STREAM = 1  # keeps validation crops apart from training crops of the same seed
 SMOOTHING = 0.9
@@ -45,7 +47,8 @@ STATE_SAVED = "interrupted, with the state of training saved"
 class FoldJob:
     """What to train: preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to.
 
-    A new fold begins with the weights in the file `pretrained`, where one is given.
+    A new fold begins with the weights in the file `pretrained`, where one is given. With `profile` the first epoch is
+    timed part by part into profile.json.
     """
 
     store: Path
@@ -57,6 +60,7 @@ class FoldJob:
     device: torch.device
     loaders: int | None = None
     pretrained: Path | None = None
+    profile: bool = False
 
 
 Progress = Callable[[int, int, str], None]
@@ -114,6 +118,8 @@ def _train(
         batches(val_crops, first_step=val_step, workers=min(1, workers)) as val,
     ):
         saved = time.monotonic()
+        if job.profile:
+            run.watch = Stopwatch(run.device)
         while not run.is_over:
             while run.at.iteration < recipe.iterations and not (run.at.iteration and run.is_over):
                 _timed_step(run, train)
@@ -124,7 +130,12 @@ def _train(
                     saved = time.monotonic()
                 if stopped:
                     raise Interrupted(stopped[0], STATE_SAVED)
-            rows.append(_finish_epoch(run, val, job, facts))
+            steps = run.at.iteration
+            with run.watch("validation"):
+                rows.append(_finish_epoch(run, val, job, facts))
+            if isinstance(run.watch, Stopwatch):
+                _write_profile(run.watch, folder, steps=steps)
+                run.watch = lambda part: nullcontext()
             for found in (collapse(rows.rows), data_wait(rows.rows, loaders=workers)):
                 if found:
                     log.warning("%s: %s", folder.name, found)
@@ -176,9 +187,17 @@ def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
     return run, crops, val
 
 
+def _write_profile(watch: Stopwatch, folder: Path, *, steps: int) -> None:
+    write_json(folder / "profile.json", {"steps": steps, "seconds": watch.seconds})
+    log.info(
+        "%s: an epoch of %d steps, in %s\n%s", folder.name, steps, folder / "profile.json", watch.table(steps=steps)
+    )
+
+
 def _timed_step(run: Run, train: Iterator[dict[str, Any]]) -> None:
     started = time.monotonic()
-    batch = next(train)
+    with run.watch("data wait"):
+        batch = next(train)
     assert int(batch["step"]) == run.step_number, "the loader is out of step"
     waited = time.monotonic()
     run.train_step(batch)

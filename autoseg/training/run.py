@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -94,6 +95,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.objective = Objective(plan.scheme, configuration, recipe)
         self.at = Counters()
+        self.watch: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()
 
     @property
     def step_number(self) -> int:
@@ -108,21 +110,31 @@ class Run:
 
     def train_step(self, batch: dict[str, Any]) -> None:
         """One step: augment, forward, loss, backward, update. A step without a finite gradient changes nothing."""
-        image, label = self._to_device(batch)
-        if self.recipe.augmentation:
-            image, label = augment(image, label, rules=self.rules, seed=self.recipe.seed, step=self.step_number)
-        else:
-            image, label = centre_crop(image, label, patch_size=self.rules.patch_size)
+        with self.watch("to device"):
+            image, label = self._to_device(batch)
+        with self.watch("augment"):
+            if self.recipe.augmentation:
+                image, label = augment(image, label, rules=self.rules, seed=self.recipe.seed, step=self.step_number)
+            else:
+                image, label = centre_crop(image, label, patch_size=self.rules.patch_size)
         bend = None if self.at.bend_step is None else Bend(step=self.at.bend_step, rate=self.at.bend_rate)
         self.at.rate = learning_rate(self.recipe, self.step_number, seconds=self.at.trained_s, bend=bend)
         self.at.rate *= self.at.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = self.at.rate
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.precision):
+        with self.watch("forward"), autocast(self.device, self.precision):
             outputs = self.network(image.contiguous(memory_format=self.format))
-        loss = self.objective(outputs, label)
-        torch.autograd.backward(self.scaler.scale(loss))
+        with self.watch("loss"):
+            loss = self.objective(outputs, label)
+        with self.watch("backward"):
+            torch.autograd.backward(self.scaler.scale(loss))
+        with self.watch("update"):
+            self._update(loss, batch)
+        self.at.iteration += 1
+
+    def _update(self, loss: torch.Tensor, batch: dict[str, Any]) -> None:
+        """Move the weights along the gradients, unless these are not finite."""
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         if bool(torch.isfinite(norm)) and bool(torch.isfinite(loss)):
@@ -134,7 +146,6 @@ class Run:
         else:
             self._skip(batch, expected=self.precision == "fp16" and bool(torch.isfinite(loss)))
         self.scaler.update()
-        self.at.iteration += 1
 
     def _skip(self, batch: dict[str, Any], *, expected: bool) -> None:
         """Count a step without a finite gradient; name its cases, unless it is one of those that fp16 begins with."""

@@ -574,3 +574,20 @@ def test_weights_of_another_network_are_refused(make_job: MakeJob, tmp_path: Pat
     save_weights(tmp_path / "other.safetensors", {**tensors, name: tensors[name][:1]}, facts=facts)
     with pytest.raises(UsageError, match=rf"another network \({name}"):
         train_fold(replace(make_job("new"), pretrained=tmp_path / "other.safetensors"))
+
+
+def test_a_profile_names_the_parts_of_the_first_epoch_and_changes_nothing(
+    make_job: MakeJob, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    train_fold(make_job("plain"))
+    train_fold(replace(make_job("watched"), profile=True))
+    assert_same_result(tmp_path / "watched", tmp_path / "plain")
+    found = json.loads((tmp_path / "watched" / "profile.json").read_text())
+    assert found["steps"] == 4
+    parts = ["data wait", "to device", "augment", "forward", "loss", "backward", "update", "validation"]
+    assert [*found["seconds"]] == parts
+    first = read_log(tmp_path / "watched" / "log.jsonl")[0]
+    assert 0.8 * first["seconds"] < sum(found["seconds"].values()) < 1.3 * first["seconds"]
+    assert "watched: an epoch of 4 steps" in caplog.text
+    assert not (tmp_path / "plain" / "profile.json").exists()
