@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from autoseg.cli import evaluate, plan_and_preprocess, predict, train
+from autoseg.cli import evaluate, extract_fingerprint, plan, plan_and_preprocess, predict, preprocess, train
 from autoseg.core.scores import validation_scores
 from autoseg.phantoms import write_phantoms
 
@@ -86,6 +86,23 @@ def test_every_stage_does_its_work_once(finished: Finished) -> None:
     assert [finished.trained[f"fold_{i}"]["trained_now"] for i in range(5)] == [True] * 5
     assert finished.predicted["predicted_now"] == 2
     assert finished.evaluated["cases"] == 2
+
+
+def test_the_steps_of_planning_and_preprocessing_alone_do_the_same(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished.workspace / "raw", tmp_path / "raw")
+    place = ["-d", "900", "--workspace", str(tmp_path)]
+    small = [*place, "--planner", "small"]
+    assert run_json(extract_fingerprint.main, place, capsys)[1]["cases_measured_now"] == 5
+    code, facts = run_json(plan.main, small, capsys)
+    assert (code, sorted(facts["configurations"])) == (0, ["2d", "3d_fullres"])
+    code, facts = run_json(preprocess.main, [*small, "-c", "2d"], capsys)
+    assert (code, facts["configurations"], facts["preprocessed_now"]) == (0, ["2d"], 5)
+    assert run_json(preprocess.main, [*small, "-c", "2d"], capsys)[1]["preprocessed_now"] == 0
+    places = [top / "preprocessed" / NAME for top in (tmp_path, finished.workspace)]
+    for name in ("fingerprint.json", "splits.json", "plans/small.json"):
+        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes()
 
 
 def test_a_second_run_of_every_command_does_nothing_twice(finished: Finished) -> None:

@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_workers(parser)
     options.add_scheduler(parser)
     options.add_device(parser, default="cpu")
-    parser.add_argument("--clean", action="store_true", help="measure and preprocess again what is there")
+    parser.add_argument(
+        "--clean", action="store_true", help="delete what was measured and preprocessed before, and do it again"
+    )
     return run(parser, _act, argv)
 
 
@@ -79,12 +81,14 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         folder, workspace, planning_options(args), clean=args.clean, progress=ProgressDisplay()
     )
     facts = outcome.facts
-    planner = "" if plan.planner == "default" else f" --planner {plan.planner}"
+    more = "" if plan.planner == "default" else f" --planner {plan.planner}"
+    if "3d_fullres" not in facts["configurations"]:
+        more += f" -c {facts['configurations'][0]}"
     text = (
         f"{plan_table(plan)}\n"
-        f"{facts['cases']} cases measured ({facts['cases_measured_now']} now, the others were there), "
-        f"{facts['preprocessed']} preprocessed ({facts['preprocessed_now']} now) for "
-        f"{', '.join(facts['configurations'])}\n"
-        f"{workspace.plan(folder.name, plan.planner)}\nnext: autoseg_train -d {args.dataset}{planner}"
+        f"{facts['cases']} cases measured, {facts['cases_measured_now']} of them now; "
+        f"{facts['preprocessed']} preprocessed for {', '.join(facts['configurations'])}, "
+        f"{facts['preprocessed_now']} of them now\n"
+        f"{workspace.plan(folder.name, plan.planner)}\nnext: autoseg_train -d {args.dataset}{more}"
     )
     return outcome, text

@@ -36,12 +36,13 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     start_workers(args, "autoseg.preprocessing.prepare_case", "autoseg.ops.case_transform")
     dataset = read_dataset(folder)
     plan = read_plan(workspace, dataset.name, args.planner)
-    with pool_for(dataset, args.workers, args.scheduler, device=args.device) as pool:
+    wanted = planning_options(args)
+    with pool_for(dataset, wanted.workers, wanted.scheduler, device=wanted.device) as pool:
         outcome = preprocess(
             dataset,
             plan,
             workspace,
-            planning_options(args),
+            wanted,
             pool=pool,
             cases=sorted(dataset.cases),
             progress=ProgressDisplay(),

@@ -59,7 +59,8 @@ def run(
     except KeyboardInterrupt as error:
         what = str(error) or "interrupted"
         code = 128 + getattr(error, "signal", signal.SIGINT)
-        return _fail(args, code, [f"{what}; run the same command again to continue"], {"error": what})
+        anew = " (without --clean, which begins anew)" if getattr(args, "clean", False) else ""
+        return _fail(args, code, [f"{what}; run the same command again to continue{anew}"], {"error": what})
     except Exception as error:
         if args.debug:
             raise

@@ -37,9 +37,10 @@ def remembered_signals() -> Iterator[list[int]]:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """A signal that comes in this context interrupts the program at its end. Raises Interrupted."""
-    with remembered_signals() as received:
-        try:
+    received: list[int] = []
+    try:
+        with remembered_signals() as received:
             yield
-        finally:  # what failed, failed because of the signal: it went to the other processes too
-            if received:
-                raise Interrupted(received[0])
+    finally:  # what failed, failed because of the signal: it went to the other processes too
+        if received:
+            raise Interrupted(received[0])

@@ -36,7 +36,8 @@ class Cost:
     stored_gb: float
     device: str
     steps: int
-    predicted_gb: float  # the same arithmetic for the step that is measured
+    samples: int  # in the step that is measured
+    predicted_gb: float  # the same arithmetic for that step
     step_seconds: float | None = None
     measured_gb: float | None = None
     failure: str = ""
@@ -61,6 +62,7 @@ def cost_of(
         "stored_gb": _stored_gb(plan, configuration, fingerprint),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
         "steps": round(recipe.epochs * (recipe.iterations + recipe.validation_batches / 3)),
+        "samples": samples,
         "predicted_gb": predicted.total,
     }
     free = free_memory_gb(where) if where.type == "cuda" else available_memory_gb()
@@ -126,10 +128,11 @@ def _cost_lines(cost: Cost, recipe: Recipe) -> Sequence[str]:
     if cost.measured_gb:
         off = cost.predicted_gb / cost.measured_gb - 1
         lines.append(
-            f"  checked on {cost.device}: a step needed {cost.measured_gb:.2f} GB where arithmetic says "
-            f"{cost.predicted_gb:.2f} ({off:+.0%})"
+            f"  checked on {cost.device}: a step with {cost.samples} sample{'s' if cost.samples > 1 else ''} needed "
+            f"{cost.measured_gb:.2f} GB, libraries included, where arithmetic says {cost.predicted_gb:.2f} ({off:+.0%})"
         )
-    lines.append(f"disk for preprocessed cases: {cost.stored_gb:.2f} GB before compression, which saves some of it")
+    stored = f"{cost.stored_gb:.2f} GB" if cost.stored_gb >= 1 else f"{1000 * cost.stored_gb:.0f} MB"
+    lines.append(f"disk for preprocessed cases: at most {stored} (before compression)")
     if cost.training_hours is not None:
         lines.append(
             f"time per fold on {cost.device}: {cost.training_hours:.1f} hours for {recipe.epochs} epochs of "

@@ -59,9 +59,14 @@ def pool_for(dataset: Dataset, workers: int | None, scheduler: str | None, *, de
     Raises:
         UsageError: a number of processes for a cluster, which has its own.
     """
+    check_pool(workers, scheduler)
+    return WorkerPool(0 if scheduler else _workers_of(dataset, workers, device), scheduler=scheduler)
+
+
+def check_pool(workers: int | None, scheduler: str | None) -> None:
+    """Raises UsageError for a number of processes together with a cluster."""
     if scheduler is not None and workers is not None:
         raise UsageError("-np is the number of processes on this machine; leave it out with --scheduler")
-    return WorkerPool(0 if scheduler else _workers_of(dataset, workers, device), scheduler=scheduler)
 
 
 def _workers_of(dataset: Dataset, wanted: int | None, device: str) -> int:

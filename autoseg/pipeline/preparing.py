@@ -17,7 +17,7 @@ from autoseg.core.records import nearest
 from autoseg.core.splits import Split, check_stratify, splits_of
 from autoseg.core.workers import WorkerPool
 from autoseg.core.workspace import Workspace
-from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_cases, pool_for, silent
+from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, check_pool, few_cases, pool_for, silent
 from autoseg.pipeline.plan_file import Options, check_planning, make_plan
 from autoseg.planning import CONFIGURATIONS
 
@@ -136,6 +136,7 @@ def _check_options(options: Options, dataset: Dataset, workspace: Workspace) -> 
             or a scheduler that does not answer.
         DeviceError: this machine has no such device.
     """
+    check_pool(options.workers, options.scheduler)
     plan = workspace.plan(dataset.name, options.planner)
     check_planning(options, plan, n_channels=len(dataset.channel_names))
     if options.stratify:

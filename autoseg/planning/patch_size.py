@@ -58,8 +58,8 @@ def patch_and_network(
         steps += 1
     reason = (
         f"started from {'x'.join(f'{n:g}' for n in start)} (at most the median image), shrunk {steps} times "
-        f"along the axis largest against the median image; {elements:.3g} feature map elements where memory "
-        f"holds {limit:.3g}"
+        f"along the axis largest against the median image, each size rounded up to what the strides divide; "
+        f"{elements:.3g} feature map elements where memory holds {limit:.3g}"
     )
     return shape, network_for(shape, budget), elements, reason
 

@@ -270,7 +270,8 @@ def _facts(job: FoldJob) -> dict[str, Any]:
 
 
 def _state_line(run: Run, done: _Log) -> str:
-    of = "" if run.recipe.time_budget_s is not None else f"/{run.recipe.epochs}"
+    budget = run.recipe.time_budget_s
+    of = f"/{run.recipe.epochs}" if budget is None else f", {run.at.trained_s:.0f} of {budget:.0f} s,"
     text = f"epoch {run.at.epoch + 1}{of}"
     if run.at.train_loss is not None:
         text += f" loss {run.at.train_loss:.3f}"

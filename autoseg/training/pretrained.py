@@ -15,18 +15,19 @@ HEADS = "heads."  # the last layers, one output per label: those of another task
 
 
 def pretrained_file(model: Path) -> Path:
-    """The weights to begin with: a .safetensors file, or in a results folder those of fold all, else the first fold.
+    """The weights to begin with: a file; those of a fold; of a results folder those of fold all, or the first.
 
     Raises:
         UsageError: there are none.
     """
-    if model.is_file():
-        return model
+    for path in (model, model / "weights.safetensors"):
+        if path.is_file():
+            return path
     finished = fold_files(model, "weights.safetensors")
     if not finished:
         raise UsageError(
             f"--pretrained {model} is no weights file and no results folder with a finished fold; give the folder "
-            "that holds model.json and fold_0"
+            "that holds model.json and fold_0, or one of its folds"
         )
     return finished.get("all", next(iter(finished.values())))
 

@@ -57,7 +57,7 @@ def measure_step(job: StepJob) -> StepCost:
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(0, len(job.plan.scheme.values), (job.batch_size, 1, *shape), generator=generator)
     image = torch.randn((job.batch_size, len(job.plan.channel_names), *shape), generator=generator)
-    batch = {"image": image, "label": label.to(torch.int16)}
+    batch = {"image": image, "label": label.to(torch.int16), "cases": ["noise"]}
     run.train_step(batch)
     _wait_for(device)
     started = time.perf_counter()

@@ -550,6 +550,7 @@ def test_a_new_fold_begins_with_the_weights_of_another_but_its_own_heads(
     train_fold(make_job("fold_1", epochs=1))
     trained = pretrained_file(tmp_path)
     assert trained == tmp_path / "fold_1" / "weights.safetensors" == pretrained_file(trained)
+    assert trained == pretrained_file(tmp_path / "fold_1")
     job = replace(make_job("new", epochs=1, learning_rate=1e-12, weight_decay=0.0), pretrained=trained)
     train_fold(job)
     found, begun, scratch = weights_of(job.folder), load_weights(trained)[0], make_job("scratch", epochs=1)
