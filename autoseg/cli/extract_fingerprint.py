@@ -25,12 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    start_workers(args, "autoseg.fingerprinting.measure_case")
     from autoseg.core.dataset import read_dataset
     from autoseg.pipeline import extract_fingerprint, pool_for
 
-    folder, workspace = options.dataset_folder(args), options.workspace(args)
-    start_workers(args, "autoseg.fingerprinting.measure_case")
-    dataset = read_dataset(folder)
+    dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
     with pool_for(dataset, args.workers, args.scheduler) as pool:
         _, outcome = extract_fingerprint(dataset, workspace, pool=pool, progress=ProgressDisplay())
     facts = outcome.facts

@@ -73,10 +73,10 @@ def plan_table(plan: Plan) -> str:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
-    folder, workspace = options.dataset_folder(args), options.workspace(args)
     start_workers(args, "autoseg.fingerprinting.measure_case", "autoseg.ops.case_transform")
     from autoseg.pipeline import plan_and_preprocess
 
+    folder, workspace = options.dataset_folder(args), options.workspace(args)
     plan, outcome = plan_and_preprocess(
         folder, workspace, planning_options(args), clean=args.clean, progress=ProgressDisplay()
     )

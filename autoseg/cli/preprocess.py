@@ -29,12 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    start_workers(args, "autoseg.preprocessing.prepare_case", "autoseg.ops.case_transform")
     from autoseg.core.dataset import read_dataset
     from autoseg.pipeline import pool_for, preprocess, read_plan
 
-    folder, workspace = options.dataset_folder(args), options.workspace(args)
-    start_workers(args, "autoseg.preprocessing.prepare_case", "autoseg.ops.case_transform")
-    dataset = read_dataset(folder)
+    dataset, workspace = read_dataset(options.dataset_folder(args)), options.workspace(args)
     plan = read_plan(workspace, dataset.name, args.planner)
     wanted = planning_options(args)
     with pool_for(dataset, wanted.workers, wanted.scheduler, device=wanted.device) as pool:

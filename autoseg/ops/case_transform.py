@@ -93,8 +93,10 @@ def prepare(
         max(1, round(old / new * n)) for old, new, n in zip(current, target, mask.shape, strict=True)
     )
     axis = separate_axis(current, target)
+    resampled = resample_image(normalised, new_shape=new_shape, separate_axis=axis, device=device)
+    del normalised  # resampling the labels is where most memory is needed
     return PreparedCase(
-        image=resample_image(normalised, new_shape=new_shape, separate_axis=axis, device=device),
+        image=resampled,
         label=None
         if cropped_label is None
         else resample_labels(cropped_label, new_shape=new_shape, separate_axis=axis, device=device),
