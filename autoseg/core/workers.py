@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -205,6 +205,8 @@ def start_server(*modules: str) -> None:
     """
     global _server_started
     if sys.platform == "linux":
+        from multiprocessing import forkserver  # of no use elsewhere
+
         forkserver.set_forkserver_preload(["autoseg.core.worker_start", *modules])
         forkserver.ensure_running()
         _server_started = True

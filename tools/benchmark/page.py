@@ -97,8 +97,8 @@ def main() -> None:
         "at random.\n",
         "Labels: autoseg gives a voxel the highest label whose interpolated share is at least one half, as\n"
         "batchgenerators 0.25.1 does, the library by which nnU-Net resamples labels: with that version the maps with\n"
-        "three labels are identical. The one that was installed here, 0.25.5, takes the label of the largest share;\n"
-        "the two differ where three or more labels meet.",
+        "three labels are identical. Later versions (0.25.4 and 0.25.5 were looked at) take the label of the largest\n"
+        "share; the two rules differ where three or more labels meet.",
     ]
     PAGE.write_text("\n".join(parts) + "\n")
     picture(results)
