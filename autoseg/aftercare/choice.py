@@ -46,6 +46,7 @@ def find_best_configuration(
         {case.id: case.label for case in dataset.cases.values() if case.label is not None},
         dataset=dataset.name,
         labels=dataset.labels,
+        annotated_classes=dataset.annotated_classes,
         workers=few_workers(n_cases, workers),
         progress=CaseCounter(progress, "try postprocessing", n_cases),
     )

@@ -29,12 +29,16 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One scan: one file per channel, perhaps a label file, perhaps a group (patient or site)."""
+    """One scan: one file per channel, perhaps a label file, perhaps a group (patient or site).
+
+    `annotated` are the names that its label file was drawn for; None stands for all of them.
+    """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
     group: str | None = None
+    annotated: tuple[str, ...] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -57,6 +61,11 @@ class Dataset:
     def labels(self) -> LabelScheme:
         """What the labels mean."""
         return self.json.scheme
+
+    @property
+    def annotated_classes(self) -> dict[str, tuple[str, ...]]:
+        """Names that cases were annotated for, of those that were not annotated for all."""
+        return {case.id: case.annotated for case in self.cases.values() if case.annotated is not None}
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -84,9 +93,13 @@ def read_dataset(folder: Path) -> Dataset:
     problems += [problem for case in cases.values() for problem in _missing_files(case)]
     problems += _ids_equal_but_for_case(cases)
     broken = {problem.case for problem in problems}
-    groups = declaration.groups or {}
+    groups, annotated = declaration.groups or {}, declaration.annotated_classes or {}
     good = {
-        i: replace(case, group=str(groups[i]) if i in groups else None)
+        i: replace(
+            case,
+            group=str(groups[i]) if i in groups else None,
+            annotated=tuple(annotated[i]) if i in annotated else None,
+        )
         for i, case in sorted(cases.items())
         if i not in broken
     }
@@ -201,9 +214,10 @@ def _warnings(folder: Path, declaration: DatasetJson, cases: dict[str, Case]) ->
         found = f"numTraining is {declaration.numTraining}, but there are {len(cases)} cases"
         todo = "the cases found are used"
         warnings.append(Problem(case="", file="dataset.json", found=found, next=todo))
-    for case in sorted(set(declaration.groups or {}) - set(cases)):
-        found = "is in groups but is no case"
-        warnings.append(Problem(case=case, file="dataset.json", found=found, next="it is ignored"))
+    for key in ("groups", "annotated_classes"):
+        for case in sorted(set(getattr(declaration, key) or {}) - set(cases)):
+            found = f"is in {key} but is no case"
+            warnings.append(Problem(case=case, file="dataset.json", found=found, next="it is ignored"))
     labels = folder / "labelsTr"
     if declaration.dataset is None and labels.is_dir():
         ending = declaration.file_ending

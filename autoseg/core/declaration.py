@@ -88,6 +88,18 @@ class DatasetJson(Record):
     regions_class_order: list[int] | None = None
     dataset: dict[str, CaseFiles] | None = None
     groups: dict[str, str | int] | None = None
+    annotated_classes: dict[str, list[str]] | None = None
+
+    @field_validator("annotated_classes")
+    @classmethod
+    def _known_names(cls, cases: dict[str, list[str]] | None, info: ValidationInfo) -> dict[str, list[str]] | None:
+        structures = [name for name in info.data.get("labels", {}) if name not in ("background", "ignore")]
+        for case, names in (cases or {}).items():
+            if not names:
+                raise ValueError(f"{case}: lists no label; name those that it was annotated for, or remove the case")
+            if strangers := [name for name in names if structures and name not in structures]:
+                raise ValueError(f"{case}: '{strangers[0]}' is no label (there: {', '.join(structures)})")
+        return cases
 
     @field_validator("channel_names")
     @classmethod

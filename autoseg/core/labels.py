@@ -51,6 +51,15 @@ class LabelScheme:
         return len(self.foreground) if self.has_regions else len(self.values)
 
     @property
+    def outputs(self) -> dict[str, int]:
+        """Channel of each name in the network's output, in the order of the channels."""
+        if self.has_regions:
+            return {name: i for i, name in enumerate(self.foreground)}
+        inside = zip(self.foreground, self.regions_inside, strict=True)
+        ordered = sorted((members[0], name) for name, members in inside)
+        return {"background": 0, **{name: channel for channel, name in ordered}}
+
+    @property
     def ignore_inside(self) -> int | None:
         """Value of the ignore label inside the pipeline."""
         return None if self.ignore_value is None else len(self.values)

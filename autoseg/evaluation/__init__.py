@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from autoseg.core.errors import AutosegError, DataError, Problem
 from autoseg.core.labels import LabelScheme
@@ -27,6 +28,7 @@ def evaluate(
     truths: dict[str, Path],
     *,
     labels: LabelScheme,
+    annotated_classes: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
     workers: int,
 ) -> tuple[Scores, list[Problem]]:
@@ -36,6 +38,7 @@ def evaluate(
         predictions: label file per case id. Cases without truth cannot be scored; a warning names them.
         truths: label file per case id.
         labels: what the values in the files mean.
+        annotated_classes: names that the truth of a case was drawn for, where not for all: others are not scored.
         tolerance_mm: distance up to which surfaces count as the same in the normalised surface Dice (NSD).
         workers: processes; 0 works in this one.
 
@@ -55,6 +58,7 @@ def evaluate(
             prediction=predictions[case],
             truth=truths[case],
             labels=labels,
+            annotated=annotated_classes.get(case),
             tolerance_mm=tolerance_mm,
         )
         for case in sorted(set(truths) & set(predictions))

@@ -20,13 +20,14 @@ from autoseg.ops.surface_distance import hd95_mm, normalised_surface_dice, surfa
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One case to score: its prediction, its truth, and how to read them."""
+    """One case to score: its prediction, its truth, how to read them, and the names to score (None: all)."""
 
     case: str
     prediction: Path
     truth: Path
     labels: LabelScheme
     tolerance_mm: float
+    annotated: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ def score_pair(pair: Pair) -> CaseResult:
         geometry=geometry,
         tolerance_mm=pair.tolerance_mm,
     )
+    if pair.annotated is not None:
+        scores = {name: row for name, row in scores.items() if name in pair.annotated}
     return CaseResult(scores=scores, warnings=tuple(warnings))
 
 

@@ -24,7 +24,7 @@ def summarise(
     """
     summary = {}
     for name in label_names:
-        rows = [scores[name] for scores in cases.values()]
+        rows = [scores[name] for scores in cases.values() if name in scores]  # not every case is annotated for all
         summary[name] = {metric: _summary([getattr(row, metric) for row in rows]) for metric in METRICS}
         undefined = sum(row.dice is not None and row.hd95_mm is None for row in rows)
         summary[name]["n_undefined_hd95"] = _summary([]).with_changes(cases=undefined)

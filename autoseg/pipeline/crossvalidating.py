@@ -72,6 +72,7 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
             loaders=options.loaders,
             pretrained=None if options.pretrained is None else training.pretrained_file(options.pretrained),
             profile=options.profile,
+            annotated_classes=dataset.annotated_classes,
         )
         for fold, split in folds.items()
     }
@@ -139,6 +140,7 @@ def _validate(
         {case.id: validation / f"{case.id}{ending}" for case in cases},
         {case.id: case.label for case in cases if case.label is not None},
         labels=dataset.labels,
+        annotated_classes=dataset.annotated_classes,
         workers=few_workers(len(cases), options.workers),
     )
     evaluation.write_scores(scores, validation)

@@ -46,6 +46,7 @@ def evaluate(
         predicted,
         truth,
         labels=declaration.scheme,
+        annotated_classes={case: tuple(names) for case, names in (declaration.annotated_classes or {}).items()},
         tolerance_mm=tolerance_mm,
         workers=few_workers(len(truth), workers),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.labels import LabelScheme
@@ -64,6 +65,7 @@ def refine(
     *,
     dataset: str,
     labels: LabelScheme,
+    annotated_classes: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     workers: int,
     progress: Callable[[str], None] = lambda case: None,
 ) -> tuple[Strategy, list[Problem]]:
@@ -74,6 +76,7 @@ def refine(
         truths: true label file per case id.
         dataset: its name.
         labels: what the values in the files mean.
+        annotated_classes: names that the truth of a case was drawn for, where not for all.
         workers: processes; 0 works in this one.
         progress: called with the id of each case that is done.
 
@@ -90,7 +93,8 @@ def refine(
     todo = "delete the validation folder of its fold and run autoseg_train again"
     for case in sorted(best.scores.cases):
         if case in truths and case in best.predictions:
-            pairs.append(Pair(case=case, prediction=best.predictions[case], truth=truths[case], labels=labels))
+            files = {"prediction": best.predictions[case], "truth": truths[case]}
+            pairs.append(Pair(case=case, **files, labels=labels, annotated=annotated_classes.get(case)))
         else:
             found = "has no prediction any more" if case in truths else "has no label any more"
             problems.append(Problem(case=case, found=found, next=todo))

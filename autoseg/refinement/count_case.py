@@ -19,12 +19,13 @@ PLAIN, TRIMMED = 0, 1  # first and second index of the counts: without and with 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A predicted and a true label file of one case."""
+    """A predicted and a true label file of one case; `annotated` are the names that count, None for all."""
 
     case: str
     prediction: Path
     truth: Path
     labels: LabelScheme
+    annotated: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,11 @@ def count_pair(pair: Pair) -> Counts:
         found = f"does not lie on the grid of its truth: {'; '.join(errors)}"
         todo = "validate this fold again"
         raise DataError(Problem(case=pair.case, file=str(pair.prediction), found=found, next=todo))
-    return count_volumes(pair.labels.encode(truth), pair.labels.encode(predicted), labels=pair.labels)
+    counts = count_volumes(pair.labels.encode(truth), pair.labels.encode(predicted), labels=pair.labels)
+    if pair.annotated is None:
+        return counts
+    counted = np.array([name in pair.annotated for name in pair.labels.foreground], dtype=np.int64)
+    return Counts(truth=counts.truth * counted, predicted=counts.predicted * counted, both=counts.both * counted)
 
 
 def count_volumes(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, labels: LabelScheme) -> Counts:

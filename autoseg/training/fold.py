@@ -6,9 +6,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class FoldJob:
     """What to train: preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to.
 
     A new fold begins with the weights in the file `pretrained`, where one is given. With `profile` the first epoch is
-    timed part by part into profile.json.
+    timed part by part into profile.json. `annotated_classes` are the names that cases were annotated for, where not for
+    all.
     """
 
     store: Path
@@ -61,6 +62,7 @@ class FoldJob:
     loaders: int | None = None
     pretrained: Path | None = None
     profile: bool = False
+    annotated_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 Progress = Callable[[int, int, str], None]
@@ -181,7 +183,15 @@ def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
     val = replace(crops, cases=tuple(job.split.val), crop_size=patch, seed=(job.recipe.seed, VALIDATION_STREAM))
     begun = (job.folder / STATE).is_file()
     pretrained = None if begun else job.pretrained
-    run = Run(job.plan, configuration, job.recipe, rules, job.device, pretrained=pretrained)
+    run = Run(
+        job.plan,
+        configuration,
+        job.recipe,
+        rules,
+        job.device,
+        pretrained=pretrained,
+        annotated_classes=job.annotated_classes,
+    )
     if begun:
         run.restore(job.folder / STATE)
     return run, crops, val
@@ -260,12 +270,13 @@ def _facts(job: FoldJob) -> dict[str, Any]:
     store = CaseStore(job.store)
     cases = {case: store.open(case).meta.key for case in (*job.split.train, *job.split.val)}
     decisions = job.plan.configuration(job.configuration).decisions()
+    partly = {case: sorted(names) for case, names in job.annotated_classes.items() if case in cases}
     return {
         "configuration": job.configuration,
         "dataset": job.plan.dataset,
         "train": job.split.train,
         "val": job.split.val,
-        "made_from": content_key(job.split.model_dump(), cases, decisions),
+        "made_from": content_key(job.split.model_dump(), cases, decisions, *([partly] if partly else [])),
     }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.core.registry import Registry
+from autoseg.training.processes import averaged, summed, total
 
 SMOOTH = 1e-5
 SMALLEST_DENOMINATOR = 1e-8
@@ -22,12 +23,26 @@ region_losses: Registry[Callable[..., Tensor]] = Registry("loss for regions")
 
 
 def _softmax_parts(
-    logits: Tensor, target: Tensor, *, ignore_index: int | None = None, class_weights: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Cross-entropy of each voxel (B, 1, *space); probabilities and truth of the foreground; where annotated.
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int | None = None,
+    class_weights: Tensor | None = None,
+    known: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Cross-entropy of each voxel (B, 1, *space); probabilities and truth of the foreground; where annotated; `known`.
 
     With class_weights (K,), each voxel's cross-entropy is multiplied by that of its class, divided by their mean.
+    With known (B, K), what a sample was not annotated for counts as background: its probability is added to that of
+    the background (the marginal loss of Fang and Yan, 2020), and it has no overlap.
     """
+    if known is not None:
+        shape = (*known.shape, *[1] * (logits.ndim - 2))
+        in_background = ~known
+        in_background[:, 0] = True
+        background = logits.float().masked_fill(~in_background.reshape(shape), -torch.inf).logsumexp(1, keepdim=True)
+        foreground = logits.float().masked_fill(~known.reshape(shape), -torch.inf)[:, 1:]
+        logits = torch.cat([background, foreground], dim=1)
     log_probabilities = functional.log_softmax(logits.float(), dim=1)
     classes = torch.arange(logits.shape[1], device=logits.device).reshape(1, -1, *[1] * (logits.ndim - 2))
     hit = target == classes
@@ -41,13 +56,23 @@ def _softmax_parts(
         shape = (1, -1, *[1] * (logits.ndim - 2))
         weights = torch.where(hit, class_weights.to(entropy).reshape(shape), 0.0).sum(1, keepdim=True)
         entropy = entropy * weights / _mean(weights, annotated).clamp(min=SMALLEST_DENOMINATOR)
-    return entropy, probabilities[:, 1:], hit[:, 1:], annotated
+    return entropy, probabilities[:, 1:], hit[:, 1:], annotated, None if known is None else known[:, 1:]
 
 
 def _sigmoid_parts(
-    logits: Tensor, regions: Tensor, *, mask: Tensor | None = None, class_weights: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Binary cross-entropy of each voxel and region (B, K, *space); probabilities and truth; where annotated."""
+    logits: Tensor,
+    regions: Tensor,
+    *,
+    mask: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    known: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Binary cross-entropy of each voxel and region (B, K, *space); probabilities and truth; where annotated; `known`.
+
+    With known (B, K), a sample counts nowhere for the regions that it was not annotated for.
+    """
+    if known is not None:
+        mask = known.reshape(*known.shape, *[1] * (logits.ndim - 2)) & (True if mask is None else mask)
     logits, inside = logits.float(), regions.bool()
     entropy = functional.binary_cross_entropy_with_logits(logits, inside.float(), reduction="none")
     probabilities = logits.sigmoid()
@@ -57,37 +82,47 @@ def _sigmoid_parts(
     if class_weights is not None:
         shape = (1, -1, *[1] * (logits.ndim - 2))
         entropy = entropy * (class_weights / class_weights.mean()).to(entropy).reshape(shape)
-    return entropy, probabilities, inside, mask
+    return entropy, probabilities, inside, mask, known
 
 
 def _mean(values: Tensor, counted: Tensor | None) -> Tensor:
-    """Mean of the counted values; 0 when none is."""
+    """Mean of the counted values, over all processes; 0 when none is."""
     if counted is None:
-        return values.mean()
-    return torch.where(counted, values, 0.0).sum() / counted.sum().clamp(min=1)
+        return averaged(values.mean())
+    return summed(torch.where(counted, values, 0.0).sum()) / total(counted.sum()).clamp(min=1)
 
 
 def _hardest(values: Tensor, counted: Tensor | None) -> Tensor:
-    """Mean of the highest tenth of the counted values; 0 when none is."""
+    """Mean of the highest tenth of the counted values (of each process, averaged); 0 when none is."""
     chosen = values.flatten() if counted is None else values[counted]
     if not chosen.numel():
-        return values.sum() * 0
-    return chosen.topk(max(1, int(HARDEST_SHARE * chosen.numel())), sorted=False).values.mean()
+        return averaged(values.sum() * 0)
+    return averaged(chosen.topk(max(1, int(HARDEST_SHARE * chosen.numel())), sorted=False).values.mean())
 
 
 def _overlap(
-    probabilities: Tensor, inside: Tensor, *, batch_dice: bool, false_positives: float, false_negatives: float
+    probabilities: Tensor,
+    inside: Tensor,
+    known: Tensor | None,
+    *,
+    batch_dice: bool,
+    false_positives: float,
+    false_negatives: float,
 ) -> Tensor:
     """Mean over classes (and samples) of the Tversky index of (B, K, *space), both 0 where not annotated.
 
-    I / (I + a FP + b FN), smoothed so that weights of 0.5 give the soft Dice (2 I + s) / (P + G + s).
+    I / (I + a FP + b FN), smoothed so that weights of 0.5 give the soft Dice (2 I + s) / (P + G + s). Where `known`
+    (B, K) is False it counts in no mean.
     """
-    summed = (0, *range(2, probabilities.ndim)) if batch_dice else tuple(range(2, probabilities.ndim))
-    intersection = torch.where(inside, probabilities, 0.0).sum(summed)
-    predicted, true = probabilities.sum(summed), inside.sum(summed)
+    space = tuple(range(2, probabilities.ndim))
+    intersection = torch.where(inside, probabilities, 0.0).sum(space)
+    predicted, true = probabilities.sum(space), inside.sum(space).float()
+    if batch_dice:
+        intersection, predicted, true = summed(torch.stack([intersection.sum(0), predicted.sum(0), true.sum(0)]))
+        known = None if known is None else total(known.sum(0)) > 0
     denominator = 2 * (1 - false_positives - false_negatives) * intersection + SMOOTH
     denominator = denominator + 2 * false_positives * predicted + 2 * false_negatives * true
-    return ((2 * intersection + SMOOTH) / denominator.clamp(min=SMALLEST_DENOMINATOR)).mean()
+    return _mean((2 * intersection + SMOOTH) / denominator.clamp(min=SMALLEST_DENOMINATOR), known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +132,7 @@ class OverlapAndEntropy:
     `parts` makes them of logits and truth, for exclusive labels (_softmax_parts) or regions (_sigmoid_parts).
     """
 
-    parts: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor | None]]
+    parts: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]]
     mean: Callable[[Tensor, Tensor | None], Tensor] = _mean
     false_positives: float = 0.5
     false_negatives: float = 0.5
@@ -111,15 +146,17 @@ class OverlapAndEntropy:
             batch_dice: one overlap per class over the whole batch instead of one per class and sample.
             **options: class_weights (K,), of the classes in the cross-entropy, scaled to mean 1; ignore_index, the
                 label of voxels that count in neither part; for regions instead mask (B, 1 or K, *space), True where
-                annotated. Without any annotated voxel the cross-entropy is 0.
+                annotated; known (B, K), True where a sample was annotated for an output. Without any annotated voxel
+                the cross-entropy is 0.
 
         Returns:
             Scalar float32, between -1 and infinity.
         """
-        entropy, probabilities, inside, annotated = self.parts(logits, target, **options)
+        entropy, probabilities, inside, annotated, known = self.parts(logits, target, **options)
         overlap = _overlap(
             probabilities,
             inside,
+            known,
             batch_dice=batch_dice,
             false_positives=self.false_positives,
             false_negatives=self.false_negatives,
@@ -149,6 +186,7 @@ def dice_ce_balanced(
     batch_dice: bool,
     ignore_index: int | None = None,
     class_weights: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Like `dice_ce`, with class weights (times those given) of 1 / sqrt(voxels of the class in the batch).
 
@@ -157,11 +195,12 @@ def dice_ce_balanced(
     """
     del batch_dice
     annotated = target if ignore_index is None else target[target != ignore_index]
-    counts = torch.bincount(annotated.flatten(), minlength=logits.shape[1]).float()
+    counts = total(torch.bincount(annotated.flatten(), minlength=logits.shape[1]).float())
     weights = torch.where(counts > 0, counts.clamp(min=1).rsqrt(), 0.0)
     if class_weights is not None:
         weights = weights * class_weights.to(weights)
-    return dice_ce(logits, target, batch_dice=True, ignore_index=ignore_index, class_weights=weights)
+    options = {"ignore_index": ignore_index, "class_weights": weights, "known": known}
+    return dice_ce(logits, target, batch_dice=True, **options)
 
 
 def deep_supervision_weights(n: int) -> tuple[float, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +16,19 @@ from autoseg.core.plan import Configuration
 from autoseg.core.recipe import Recipe
 from autoseg.core.records import nearest
 from autoseg.training.losses import losses, region_losses, with_deep_supervision
+from autoseg.training.processes import total
 
 
 class Objective:
     """Loss over (outputs, labels inside), for exclusive labels or regions, with the ignore label masked out."""
 
-    def __init__(self, scheme: LabelScheme, configuration: Configuration, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        scheme: LabelScheme,
+        configuration: Configuration,
+        recipe: Recipe,
+        annotated_classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
         self.loss = with_deep_supervision(loss_for(scheme, recipe))
         self.scheme = scheme
         self.batch_dice = configuration.batch_dice
@@ -27,28 +36,54 @@ class Objective:
         self.n_classes = len(scheme.foreground)
         weights = class_weights(scheme, recipe)
         self.options = {} if weights is None else {"class_weights": weights}
+        names = [*self.scheme.outputs]
+        self.known_outputs = {
+            case: [name in known or name == "background" for name in names] for case, known in annotated_classes.items()
+        }
 
-    def __call__(self, outputs: Sequence[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of logits (B, K, *size), full resolution first, for int64 values inside (B, 1, *patch)."""
+    def __call__(
+        self, outputs: Sequence[torch.Tensor], label: torch.Tensor, *, cases: Sequence[str] = ()
+    ) -> torch.Tensor:
+        """Scalar loss of logits (B, K, *size), full resolution first, for int64 values inside (B, 1, *patch).
+
+        `cases` are the ids of the samples' cases, by which is known what they were annotated for.
+        """
         used = outputs if self.deep_supervision else outputs[:1]
+        options: dict[str, Any] = {**self.options, "batch_dice": self.batch_dice}
+        known = self._known(cases, label)
+        if known is not None:
+            options["known"] = known
         if self.scheme.has_regions:
-            masks, annotated = self._masks(label), self._annotated(label)
-            return self.loss(used, masks, batch_dice=self.batch_dice, mask=annotated, **self.options)
-        ignored = self.scheme.ignore_inside
-        return self.loss(used, label, batch_dice=self.batch_dice, ignore_index=ignored, **self.options)
+            return self.loss(used, self._masks(label), mask=self._annotated(label), **options)
+        if known is not None:
+            # what was drawn all the same is background, as it is in the other cases that were not annotated for it
+            with_ignore = torch.nn.functional.pad(known, [0, 1], value=True)
+            label = label * with_ignore.gather(1, label.flatten(1)).reshape(label.shape)
+        return self.loss(used, label, ignore_index=self.scheme.ignore_inside, **options)
 
-    def counts(self, logits: torch.Tensor, label: torch.Tensor) -> NDArray[np.float64]:
+    def _known(self, cases: Sequence[str], label: torch.Tensor) -> torch.Tensor | None:
+        """Whether each sample was annotated for each output, bool (B, K); None where all were for all."""
+        if not any(case in self.known_outputs for case in cases):
+            return None
+        everything = [True] * self.scheme.n_outputs
+        return torch.tensor([self.known_outputs.get(case, everything) for case in cases], device=label.device)
+
+    def counts(self, logits: torch.Tensor, label: torch.Tensor, *, cases: Sequence[str] = ()) -> NDArray[np.float64]:
         """True positives, false positives, false negatives of every foreground class: float64 (3, n_classes)."""
         truth = self._masks(label)
         predicted = logits > 0 if self.scheme.has_regions else self._masks(logits.argmax(dim=1, keepdim=True))
         annotated = self._annotated(label)
         if annotated is not None:
             truth, predicted = truth & annotated, predicted & annotated
+        known = self._known(cases, label)
+        if known is not None:
+            columns = [self.scheme.outputs[name] for name in self.scheme.foreground]
+            known = known[:, columns].reshape(len(known), -1, *[1] * (label.ndim - 2))
+            truth, predicted = truth & known, predicted & known
         space = (0, *range(2, label.ndim))
         both = (truth & predicted).sum(space)
-        counts: NDArray[np.float64] = (
-            torch.stack([both, predicted.sum(space) - both, truth.sum(space) - both]).double().cpu().numpy()
-        )
+        found = total(torch.stack([both, predicted.sum(space) - both, truth.sum(space) - both]))
+        counts: NDArray[np.float64] = found.cpu().double().numpy()
         return counts
 
     def _masks(self, label: torch.Tensor) -> torch.Tensor:
@@ -73,11 +108,7 @@ def class_weights(scheme: LabelScheme, recipe: Recipe) -> torch.Tensor | None:
     """
     if not recipe.class_weights:
         return None
-    if scheme.has_regions:
-        outputs = {name: i for i, name in enumerate(scheme.foreground)}
-    else:
-        inside = zip(scheme.foreground, scheme.regions_inside, strict=True)
-        outputs = {"background": 0, **{name: members[0] for name, members in inside}}
+    outputs = scheme.outputs
     weights = torch.ones(scheme.n_outputs)
     for name, weight in recipe.class_weights.items():
         if name not in outputs:

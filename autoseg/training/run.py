@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,7 @@ class Run:
         device: torch.device,
         *,
         pretrained: Path | None = None,
+        annotated_classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.rules, self.device = recipe, rules, device
@@ -93,7 +95,7 @@ class Run:
         )
         self.optimizer = optimizers[recipe.optimizer](self.network.parameters(), recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.objective = Objective(plan.scheme, configuration, recipe)
+        self.objective = Objective(plan.scheme, configuration, recipe, annotated_classes)
         self.at = Counters()
         self.watch: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()
 
@@ -126,7 +128,7 @@ class Run:
         with self.watch("forward"), autocast(self.device, self.precision):
             outputs = self.network(image.contiguous(memory_format=self.format))
         with self.watch("loss"):
-            loss = self.objective(outputs, label)
+            loss = self.objective(outputs, label, cases=batch["cases"])
         with self.watch("backward"):
             torch.autograd.backward(self.scaler.scale(loss))
         with self.watch("update"):
@@ -169,8 +171,8 @@ class Run:
                 image, label = centre_crop(*self._to_device(batch), patch_size=self.rules.patch_size)
                 with autocast(self.device, self.precision):
                     outputs = self.network(image.contiguous(memory_format=self.format))
-                losses.append(float(self.objective(outputs, label)))
-                counts += self.objective.counts(outputs[0], label)
+                losses.append(float(self.objective(outputs, label, cases=batch["cases"])))
+                counts += self.objective.counts(outputs[0], label, cases=batch["cases"])
         tp, fp, fn = counts
         dice = [float(2 * t / (2 * t + p + n)) if t + p + n else None for t, p, n in zip(tp, fp, fn, strict=True)]
         return float(np.mean(losses)), dice

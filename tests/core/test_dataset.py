@@ -224,6 +224,13 @@ def test_groups_reach_their_cases(raw: Raw) -> None:
     assert dataset.warnings == ()
 
 
+def test_annotated_classes_reach_their_cases(raw: Raw) -> None:
+    dataset = read_dataset(raw(case_files("a", "b"), annotated_classes={"a": ["a"], "z": ["a"]}))
+    assert [case.annotated for case in dataset.cases.values()] == [("a",), None]
+    assert dataset.annotated_classes == {"a": ("a",)}
+    assert [warning.found for warning in dataset.warnings] == ["is in annotated_classes but is no case"]
+
+
 def test_a_misspelt_optional_key_is_a_warning(raw: Raw) -> None:
     dataset = read_dataset(raw(case_files("a"), group={"a": "p1"}))
     assert [warning.next for warning in dataset.warnings] == ["did you mean 'groups'?"]

@@ -189,3 +189,13 @@ def test_channels_are_numbered_without_gaps_and_sorted(tmp_path: Path) -> None:
     for wrong in ({"1": "a"}, {"0": "a", "2": "b"}, {"00": "a"}, {}):
         (problem,) = problems_with(tmp_path, channel_names=wrong)
         assert problem.found.startswith("'channel_names': ")
+
+
+@pytest.mark.parametrize(
+    ("cases", "words"),
+    [({"c1": []}, "lists no label"), ({"c1": ["liver"]}, "'liver' is no label"), ({"c1": ["background"]}, "no label")],
+)
+def test_annotated_classes_name_labels(tmp_path: Path, cases: dict, words: str) -> None:
+    (problem,) = problems_with(tmp_path, labels=REGIONS, regions_class_order=[1, 2, 3], annotated_classes=cases)
+    assert problem.found.startswith("'annotated_classes': c1")
+    assert words in problem.found

@@ -59,6 +59,16 @@ def test_processes_give_the_same_scores_as_none(pair):
     assert evaluate(*pair, labels=LABELS, workers=2) == evaluate(*pair, labels=LABELS, workers=0)
 
 
+def test_what_a_case_was_not_annotated_for_is_not_scored(pair):
+    whole, _ = evaluate(*pair, labels=LABELS, workers=0)
+    partly, problems = evaluate(*pair, labels=LABELS, annotated_classes={"a": ("tumour",)}, workers=0)
+    assert problems == []
+    assert [*partly.cases["a"]] == ["tumour"]
+    assert partly.cases["b"] == whole.cases["b"]
+    assert partly.summary["liver"]["dice"].cases == 1
+    assert partly.summary["tumour"] == whole.summary["tumour"]
+
+
 def test_missing_prediction_is_a_problem_and_the_others_are_scored(pair):
     predictions, truths = pair
     del predictions["a"]

@@ -57,6 +57,16 @@ def test_ignored_voxels_count_nowhere_but_connect_the_parts_beside_them():
     assert counts.both[:, :, 0].tolist() == [[3, 3], [3, 3]]
 
 
+def test_names_that_a_case_was_not_annotated_for_have_no_dice(tmp_path, blobs, write, scheme):
+    volume = blobs((6, 7, 8), (3, (0, 2, 0, 2, 0, 2)), (7, (3, 5, 3, 5, 3, 5)))
+    files = {"truth": write(tmp_path / "t.nii.gz", volume), "prediction": write(tmp_path / "p.nii.gz", volume)}
+    names = [*scheme.foreground]
+    found = count_pair(Pair(case="a", **files, labels=scheme, annotated=(names[1],))).dice
+    whole = count_pair(Pair(case="a", **files, labels=scheme)).dice
+    assert np.isnan(found[..., 0]).all()
+    np.testing.assert_array_equal(found[..., 1], whole[..., 1])
+
+
 def test_regions_are_counted_by_their_members_and_only_reduced_together():
     labels = LabelScheme(declared={"background": 0, "whole": (1, 2), "core": (2,)}, regions_class_order=(1, 2))
     truth, predicted = np.zeros((2, 3, 3, 12), np.int16)

@@ -592,3 +592,16 @@ def test_a_profile_names_the_parts_of_the_first_epoch_and_changes_nothing(
     assert 0.8 * first["seconds"] < sum(found["seconds"].values()) < 1.3 * first["seconds"]
     assert "watched: an epoch of 4 steps" in caplog.text
     assert not (tmp_path / "plain" / "profile.json").exists()
+
+
+def test_a_fold_knows_what_its_cases_were_annotated_for(make_job: MakeJob) -> None:
+    partly = replace(make_job("partly", epochs=1), annotated_classes={"a": ("left_blob",), "elsewhere": ("x",)})
+    train_fold(partly)
+    fully = make_job("fully", epochs=1)
+    train_fold(fully)
+    first, second = weights_of(partly.folder), weights_of(fully.folder)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert not train_fold(partly)  # finished
+    with pytest.raises(UsageError, match="other cases or other images"):
+        train_fold(replace(partly, annotated_classes={}))
+    assert not train_fold(replace(fully, annotated_classes={"elsewhere": ("x",)}))  # says nothing of its cases

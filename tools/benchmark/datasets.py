@@ -19,8 +19,8 @@ SOURCES = [
 SHAPES = [(256, 256, 150), (288, 264, 160)]
 
 
-def make_hippocampus(data: Path, raw: Path, *, n_cases: int) -> None:
-    """The first cases of the set, by links."""
+def make_hippocampus(data: Path, raw: Path, *, n_cases: int | None) -> None:
+    """The first cases of the set, or all, by links."""
     source, target = data / HIPPOCAMPUS, raw / HIPPOCAMPUS
     if target.exists():
         return

@@ -1,6 +1,6 @@
 """The same tasks for autoseg. Prints the seconds that the task alone took, imports left out.
 
-Usage: own_task.py resample_image|resample_labels|plan ...
+Usage: own_task.py resample_image|resample_labels|plan|train ...
 """
 
 import sys
@@ -40,7 +40,33 @@ def plan(fingerprint: str, raw: str) -> float:
     return time.perf_counter() - started
 
 
+def train(preprocessed: str, fold: str, epochs: str) -> float:
+    """Train fold 0 of 3d_fullres for so many epochs of one step, without validation on images."""
+    import torch
+
+    from autoseg import training
+    from autoseg.core.plan import Plan
+    from autoseg.core.recipe import RECIPES
+    from autoseg.core.splits import default_splits
+    from autoseg.io.case_store import CaseStore
+
+    store = CaseStore(Path(preprocessed) / "default__3d_fullres")
+    job = training.FoldJob(
+        store=store.folder,
+        plan=Plan.read(Path(preprocessed) / "plans" / "default.json"),
+        configuration="3d_fullres",
+        recipe=RECIPES["default"].with_changes(epochs=int(epochs), iterations=1),
+        split=default_splits({case: case for case in store.case_ids()})[0],
+        folder=Path(fold),
+        device=torch.device("cpu"),
+    )
+    started = time.perf_counter()
+    training.train_fold(job)
+    return time.perf_counter() - started
+
+
 if __name__ == "__main__":
     task, *arguments = sys.argv[1:]
-    seconds = plan(*arguments) if task == "plan" else resample(task, *arguments)
+    named = {"plan": plan, "train": train}
+    seconds = named[task](*arguments) if task in named else resample(task, *arguments)
     print(f"task_seconds {seconds}")
