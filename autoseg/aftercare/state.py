@@ -55,8 +55,7 @@ def status(folder: Path, workspace: Workspace) -> tuple[list[ConfigurationStatus
     found = [
         _configuration_status(dataset, workspace, plan, configuration)
         for plan in map(Plan.read, plans)
-        for configuration, planned in plan.configurations.items()
-        if planned.previous_stage is None  # the second stage of a cascade cannot be trained yet
+        for configuration in plan.configurations
     ]
     rows = [asdict(one) for one in found]
     facts = {"dataset": dataset.name, "cases": len(dataset.cases), "configurations": rows}

@@ -252,6 +252,11 @@ class Plan(Record):
         declared = {n: tuple(v) if isinstance(v, list) else v for n, v in self.labels.items()}
         return LabelScheme(declared=declared, regions_class_order=tuple(self.regions_class_order))
 
+    def input_channels(self, name: str) -> int:
+        """Channels that the network of a configuration sees: the image's, and one per label of an earlier stage."""
+        earlier = self.configuration(name).previous_stage is not None
+        return len(self.channel_names) + (len(self.scheme.values) - 1 if earlier else 0)
+
     def stored_as(self, name: str) -> str:
         """The configuration whose preprocessed cases serve this one too: itself, or one that it inherits them from."""
         own = self.configuration(name)

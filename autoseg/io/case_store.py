@@ -76,13 +76,7 @@ class StoredCase:
             _refuse(self.id, path, error)
 
     def _opened(self, name: str) -> Any:
-        path = _file(self.folder, self.id, f"{name}.b2nd")
-        # Memory maps spare a system call per chunk; Blosc2 cannot make them on Windows.
-        mmap_mode = "r" if os.name == "posix" else None
-        try:
-            return blosc2.open(str(path), mode="r", mmap_mode=mmap_mode, dparams={"nthreads": 1})
-        except (OSError, RuntimeError, ValueError) as error:
-            _refuse(self.id, path, error)
+        return _open_array(_file(self.folder, self.id, f"{name}.b2nd"), self.id)
 
 
 @dataclass(frozen=True)
@@ -121,20 +115,7 @@ class CaseStore:
             ("image", image, blosc2.Filter.SHUFFLE),
             ("label", label, blosc2.Filter.BITSHUFFLE),
         ):
-            chunks, blocks = chunk_layout(array.shape[-3:], patch_size, itemsize=image.itemsize)
-            lead = (1,) * (array.ndim - 3)
-            with whole_file(_file(self.folder, case_id, f"{name}.b2nd")) as temporary:
-                stored = blosc2.empty(
-                    array.shape,
-                    array.dtype,
-                    urlpath=str(temporary),
-                    mode="w",
-                    chunks=lead + chunks,
-                    blocks=lead + blocks,
-                    cparams={**COMPRESSION, "filters": [shuffle]},
-                )
-                # all at once: `asarray` goes chunk by chunk through Python, which takes two to ten times as long
-                stored[...] = np.ascontiguousarray(array)
+            _write_array(_file(self.folder, case_id, f"{name}.b2nd"), array, patch_size=patch_size, shuffle=shuffle)
         rows = np.concatenate([np.empty((0, 3), dtype=np.int32), *locations.values()])
         rows = rows.astype(coordinate_type(label.shape))
         with whole_file(_file(self.folder, case_id, "locations.npy")) as temporary:
@@ -166,6 +147,65 @@ class CaseStore:
         names = (path.name.removesuffix(".json") for path in self.folder.glob("[!.]*.json"))
         complete = (n for n in names if all(_file(self.folder, n, end).is_file() for end in FILE_ENDS))
         return sorted(n for n in complete if self._meta(n) is not None)
+
+
+class StageMeta(Record):
+    """What a stored segmentation was made from: a hash of everything it depends on."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class StageStore:
+    """A folder of segmentations that an earlier stage made of stored cases: CASE.segmentation.b2nd, then CASE.json."""
+
+    folder: Path
+
+    def write(self, case_id: str, segmentation: NDArray[np.int16], *, key: str, patch_size: Sequence[int]) -> None:
+        """Store values inside (Z, Y, X) on the grid of the stored case; killed in between, it leaves none."""
+        description = _file(self.folder, case_id, "json")
+        description.unlink(missing_ok=True)
+        path = _file(self.folder, case_id, "segmentation.b2nd")
+        _write_array(path, segmentation, patch_size=patch_size, shuffle=blosc2.Filter.BITSHUFFLE)
+        StageMeta(key=key).write(description)
+
+    def open(self, case_id: str) -> Any:
+        """int16 (Z, Y, X) on disk; slicing gives NumPy arrays. Raises DataError when it is missing or damaged."""
+        return _open_array(_file(self.folder, case_id, "segmentation.b2nd"), case_id)
+
+    def key_of(self, case_id: str) -> str | None:
+        """What the segmentation was made from; None where there is none."""
+        try:
+            return StageMeta.read(_file(self.folder, case_id, "json")).key
+        except DataError:
+            return None
+
+
+def _write_array(path: Path, array: NDArray[Any], *, patch_size: Sequence[int], shuffle: blosc2.Filter) -> None:
+    # chunks of labels have the shape of those of images, which hold 4 bytes per voxel
+    chunks, blocks = chunk_layout(array.shape[-3:], patch_size, itemsize=4)
+    lead = (1,) * (array.ndim - 3)
+    with whole_file(path) as temporary:
+        stored = blosc2.empty(
+            array.shape,
+            array.dtype,
+            urlpath=str(temporary),
+            mode="w",
+            chunks=lead + chunks,
+            blocks=lead + blocks,
+            cparams={**COMPRESSION, "filters": [shuffle]},
+        )
+        # all at once: `asarray` goes chunk by chunk through Python, which takes two to ten times as long
+        stored[...] = np.ascontiguousarray(array)
+
+
+def _open_array(path: Path, case_id: str) -> Any:
+    # Memory maps spare a system call per chunk; Blosc2 cannot make them on Windows.
+    mmap_mode = "r" if os.name == "posix" else None
+    try:
+        return blosc2.open(str(path), mode="r", mmap_mode=mmap_mode, dparams={"nthreads": 1})
+    except (OSError, RuntimeError, ValueError) as error:
+        _refuse(case_id, path, error)
 
 
 FILE_ENDS = ("json", "image.b2nd", "label.b2nd", "locations.npy")

@@ -34,6 +34,11 @@ class Grids:
         return tuple(stop - start for start, stop in self.box)  # type: ignore[return-value]
 
     @property
+    def separate_axis(self) -> int | None:
+        """Axis along which the nearest voxel is taken when the image is resampled, if there is one."""
+        return separate_axis(self.spacing_mm, self.target_spacing_mm)
+
+    @property
     def transposed_shape(self) -> Shape:
         """Shape of the whole image."""
         return tuple(self.shape[axis] for axis in self.transpose)  # type: ignore[return-value]
@@ -71,13 +76,10 @@ def prepare(
         device: where image and label are resampled.
     """
     forward = plan.transpose_forward
-    shape: Shape = image.shape[1:]
+    grids, mask = case_grids(image, spacing_mm=spacing_mm, plan=plan, configuration=configuration)
     image = image.transpose(0, *(1 + axis for axis in forward))
-    mask = nonzero_mask(image)
-    box = bounding_box(mask)
-    mask = crop(mask, box)
     normalised = normalise(
-        crop(image, box),
+        crop(image, grids.box),
         schemes=configuration.normalization,
         use_mask=configuration.use_mask_for_norm,
         intensities=plan.intensities,
@@ -85,30 +87,54 @@ def prepare(
     )
     cropped_label = None
     if label is not None:
-        cropped_label = crop(label.transpose(forward), box).copy()
+        cropped_label = crop(label.transpose(forward), grids.box).copy()
         cropped_label[(cropped_label == 0) & ~mask] = -1
+    resampled = resample_image(
+        normalised, new_shape=grids.target_shape, separate_axis=grids.separate_axis, device=device
+    )
+    del normalised  # resampling the labels is where most memory is needed
+    return PreparedCase(
+        image=resampled,
+        label=None if cropped_label is None else _resample_cropped(cropped_label, grids, device),
+        grids=grids,
+    )
+
+
+def case_grids(
+    image: NDArray[np.float32], *, spacing_mm: Spacing, plan: Plan, configuration: Configuration
+) -> tuple[Grids, NDArray[np.bool_]]:
+    """The grids that a canonical image (C, Z, Y, X) passes through, and its nonzero mask on the cropped one."""
+    forward = plan.transpose_forward
+    shape: Shape = image.shape[1:]
+    mask = nonzero_mask(image.transpose(0, *(1 + axis for axis in forward)))
+    box = bounding_box(mask)
+    mask = crop(mask, box)
     current: Spacing = tuple(spacing_mm[axis] for axis in forward)  # type: ignore[assignment]
     target: Spacing = (current[0], *configuration.spacing_mm)[-3:]  # type: ignore[assignment]
     new_shape: Shape = tuple(
         max(1, round(old / new * n)) for old, new, n in zip(current, target, mask.shape, strict=True)
     )
-    axis = separate_axis(current, target)
-    resampled = resample_image(normalised, new_shape=new_shape, separate_axis=axis, device=device)
-    del normalised  # resampling the labels is where most memory is needed
-    return PreparedCase(
-        image=resampled,
-        label=None
-        if cropped_label is None
-        else resample_labels(cropped_label, new_shape=new_shape, separate_axis=axis, device=device),
-        grids=Grids(
-            shape=shape,
-            box=box,
-            spacing_mm=current,
-            target_spacing_mm=target,
-            target_shape=new_shape,
-            transpose=forward,
-        ),
+    grids = Grids(
+        shape=shape,
+        box=box,
+        spacing_mm=current,
+        target_spacing_mm=target,
+        target_shape=new_shape,
+        transpose=forward,
     )
+    return grids, mask
+
+
+def prepare_segmentation(labels: NDArray[np.int16], grids: Grids, *, device: str = "cpu") -> NDArray[np.int16]:
+    """The segmentation of an earlier stage on the network's grid.
+
+    Canonical (Z, Y, X), values inside -> (*target_shape); what lies outside the nonzero region is cut off.
+    """
+    return _resample_cropped(crop(labels.transpose(grids.transpose), grids.box), grids, device)
+
+
+def _resample_cropped(labels: NDArray[np.int16], grids: Grids, device: str) -> NDArray[np.int16]:
+    return resample_labels(labels, new_shape=grids.target_shape, separate_axis=grids.separate_axis, device=device)
 
 
 def restore_labels(cropped: NDArray, grids: Grids) -> NDArray:

@@ -25,12 +25,19 @@ def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not mask.any():
         return np.zeros_like(mask)
     box = bounding_box(mask)
-    inner = crop(mask, box)
-    # cc3d 4.1 runs out of numbers where single voxels fill a volume to its corners; an empty rim spares some.
-    numbered = cc3d.connected_components(np.pad(inner, 1), connectivity=26)
-    parts = numbered[1:-1, 1:-1, 1:-1].ravel()
-    sizes = np.bincount(parts)
+    parts, sizes = component_sizes(crop(mask, box))
     sizes[0] = 0
     is_largest = sizes == sizes.max()
-    winner = parts[is_largest[parts].argmax()]  # argmax finds the first voxel of all that are in a largest part
-    return paste((parts == winner).reshape(inner.shape), box=box, shape=mask.shape)
+    winner = parts.flat[is_largest[parts].argmax()]  # argmax finds the first voxel of all that are in a largest part
+    return paste(parts == winner, box=box, shape=mask.shape)
+
+
+def component_sizes(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """Number the connected parts of a bool (Z, Y, X) mask, from 1.
+
+    Returns:
+        (number of the part of each voxel, 0 outside; voxels per number).
+    """
+    # cc3d 4.1 runs out of numbers where single voxels fill a volume to its corners; an empty rim spares some.
+    numbered = cc3d.connected_components(np.pad(mask, 1), connectivity=26)[1:-1, 1:-1, 1:-1]
+    return numbered, np.bincount(numbered.ravel())

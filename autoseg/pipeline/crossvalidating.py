@@ -17,6 +17,7 @@ from autoseg.core.splits import Split
 from autoseg.core.workspace import Workspace, fold_files, fold_folder
 from autoseg.io.case_store import CaseStore
 from autoseg.nets.device import choose_device, enough_memory
+from autoseg.pipeline.cascading import out_of_fold_segmentations
 from autoseg.pipeline.outcome import Outcome, Progress, few_cases, few_workers, silent
 from autoseg.pipeline.plan_file import read_plan
 from autoseg.pipeline.preparing import current_splits
@@ -45,11 +46,6 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
     """
     dataset = read_dataset(folder)
     plan = read_plan(workspace, dataset.name, options.planner)
-    if plan.configuration(options.configuration).previous_stage is not None:
-        raise UsageError(
-            f"{options.configuration} is the second stage of a cascade, which cannot be trained yet; "
-            "train 3d_lowres and 3d_fullres"
-        )
     store = workspace.case_store(dataset.name, plan.planner, plan.stored_as(options.configuration))
     stored = _stored_cases(dataset, plan, options.configuration, store)
     if not stored:
@@ -60,6 +56,18 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
     folds = _wanted_folds(options.folds, splits, stored)
     results = workspace.model(dataset.name, plan.planner, options.configuration)
     device = choose_device(options.device)
+    stage = None
+    if plan.configuration(options.configuration).previous_stage is not None:
+        stage = out_of_fold_segmentations(
+            dataset,
+            plan,
+            options.configuration,
+            splits=splits,
+            cases={case for split in folds.values() for case in (*split.train, *split.val)},
+            workspace=workspace,
+            workers=options.workers,
+            progress=progress,
+        )
     jobs = {
         fold: training.FoldJob(
             store=store,
@@ -73,6 +81,7 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
             pretrained=None if options.pretrained is None else training.pretrained_file(options.pretrained),
             profile=options.profile,
             annotated_classes=dataset.annotated_classes,
+            stage=stage,
         )
         for fold, split in folds.items()
     }
@@ -124,7 +133,14 @@ def _validate(
     progress: Progress,
 ) -> Scores:
     """Predict the validation cases of a fold from their raw images and score them against the raw labels."""
-    ensemble = prediction.load_ensemble(results, folds=[fold], device=job.device, precision=job.recipe.precision)
+    ensemble = prediction.load_ensemble(
+        results,
+        folds=[fold],
+        device=job.device,
+        precision=job.recipe.precision,
+        # a cascade's first stage must not have seen these cases either; fold all has seen them all in any case
+        previous_folds=None if fold == "all" else [fold],
+    )
     cases = [dataset.cases[case] for case in job.split.val]
     validation = job.folder / "validation"
     ending = dataset.json.file_ending

@@ -55,9 +55,9 @@ def cost_of(
     configuration, where = plan.configuration(name), choose_device(device)
     precision = choose_precision(where, recipe.precision)
     samples = 1 if where.type == "cpu" else configuration.batch_size
-    predicted = _memory(plan, configuration, recipe, precision, samples)
+    predicted = _memory(plan, name, recipe, precision, samples)
     facts = {
-        "memory": _memory(plan, configuration, recipe, precision, configuration.batch_size),
+        "memory": _memory(plan, name, recipe, precision, configuration.batch_size),
         "precision": precision,
         "stored_gb": _stored_gb(plan, configuration, fingerprint),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
@@ -79,12 +79,13 @@ def cost_of(
     return Cost(**facts, step_seconds=seconds, measured_gb=step.memory_gb)
 
 
-def _memory(plan: Plan, c: Configuration, recipe: Recipe, precision: str, batch_size: int) -> TrainingMemory:
+def _memory(plan: Plan, name: str, recipe: Recipe, precision: str, batch_size: int) -> TrainingMemory:
+    configuration = plan.configuration(name)
     return training_memory(
-        c.network,
-        c.patch_size,
+        configuration.network,
+        configuration.patch_size,
         batch_size=batch_size,
-        n_channels=len(plan.channel_names),
+        n_channels=plan.input_channels(name),
         n_outputs=plan.scheme.n_outputs,
         precision=precision,
         moments=MOMENTS.get(recipe.optimizer, 2),

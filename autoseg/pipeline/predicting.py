@@ -39,7 +39,7 @@ def predict(
     cases, problems = prediction.find_cases(source, ensemble.plan)
     part, n_parts = options.part
     cases = cases[part::n_parts]
-    weights = [fold_folder(model, fold) / "weights.safetensors" for fold in ensemble.folds]
+    weights = _weight_files(model, ensemble)
     settings = {"step": options.step, "mirroring": options.mirroring, "precision": ensemble.precision}
     model_key = content_key(settings, ensemble.plan.model_dump(mode="json"), files=weights)
     facts = {
@@ -84,3 +84,12 @@ def predict(
         "output": str(target),
     }
     return Outcome(facts=summary, problems=problems, warnings=warnings)
+
+
+def _weight_files(model: Path, ensemble: prediction.Ensemble) -> list[Path]:
+    """The weights of all folds, and of those of a cascade's first stage."""
+    files = [fold_folder(model, fold) / "weights.safetensors" for fold in ensemble.folds]
+    stage = ensemble.configuration.previous_stage
+    if ensemble.previous is None or stage is None:
+        return files
+    return files + _weight_files(model.resolve().with_name(f"{ensemble.plan.planner}__{stage}"), ensemble.previous)

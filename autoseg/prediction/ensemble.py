@@ -17,11 +17,12 @@ from autoseg.core.workspace import fold_files, fold_folder
 from autoseg.io.weights import load_weights
 from autoseg.nets.build import build_network, channels_last
 from autoseg.nets.device import autocast, choose_precision
+from autoseg.ops.stage_input import exchange, one_hot
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Networks of all folds on one device, with the plan they were trained by."""
+    """Networks of all folds on one device, and the plan they were trained by; `previous` is a cascade's first stage."""
 
     plan: Plan
     configuration: Configuration
@@ -30,6 +31,7 @@ class Ensemble:
     device: torch.device
     precision: str
     mirroring: bool = True
+    previous: Ensemble | None = None
 
     @property
     def n_outputs(self) -> int:
@@ -41,7 +43,8 @@ class Ensemble:
         """Mean logits over folds and mirrored copies.
 
         Args:
-            tiles: float32 (B, C, *patch) on `device`.
+            tiles: float32 (B, C, *patch) on `device`; in a cascade the last channel holds the values inside of the
+                earlier stage's segmentation.
 
         Returns:
             float32 (B, n_outputs, *patch).
@@ -50,7 +53,7 @@ class Ensemble:
         mirrors = self._mirrors()
         for axes in mirrors:
             dims = [2 + axis for axis in axes]
-            flipped = tiles.flip(dims) if dims else tiles
+            flipped = self._input(tiles.flip(dims) if dims else tiles, axes)
             flipped = flipped.contiguous(memory_format=channels_last(self.configuration.dimensions))
             outputs = self._swapped_outputs(axes)
             for network in self.networks:
@@ -68,23 +71,41 @@ class Ensemble:
         axes = self.configuration.mirror_axes if self.mirroring else []
         return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
 
+    def _input(self, tiles: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+        """What the networks see of tiles that were flipped along `axes`."""
+        if self.previous is None:
+            return tiles
+        labels = exchange(tiles[:, -1].long(), self._swapped_values(axes))
+        return torch.cat([tiles[:, :-1], one_hot(labels, len(self.plan.scheme.values))], dim=1)
+
+    def _swapped_values(self, axes: Sequence[int]) -> list[tuple[int, int]]:
+        """Values inside that change places when an image is flipped along `axes`."""
+        if self.plan.left_right_axis(self.configuration.dimensions) not in axes:
+            return []
+        values = self.plan.scheme.outputs
+        return [(values[left], values[right]) for left, right in self.configuration.mirror_label_pairs]
+
     def _swapped_outputs(self, axes: Sequence[int]) -> list[int] | None:
         """Order of output channels that undoes a left-right flip, None when no label changes places."""
-        pairs = self.configuration.mirror_label_pairs
-        if not pairs or self.plan.left_right_axis(self.configuration.dimensions) not in axes:
-            return None
-        scheme = self.plan.scheme
+        pairs = self._swapped_values(axes)
         order = list(range(self.n_outputs))
-        for left, right in pairs:
-            a, b = (scheme.values.index(scheme.foreground[name][0]) for name in (left, right))
+        for a, b in pairs:
             order[a], order[b] = b, a
-        return order
+        return order if pairs else None
 
 
 def load_ensemble(
-    folder: Path, *, folds: Sequence[str] | None, device: torch.device, precision: str = "auto", mirroring: bool = True
+    folder: Path,
+    *,
+    folds: Sequence[str] | None,
+    device: torch.device,
+    precision: str = "auto",
+    mirroring: bool = True,
+    previous_folds: Sequence[str] | None = None,
 ) -> Ensemble:
     """Load the trained folds of a results folder; `folds=None` takes all that are finished.
+
+    With the second stage of a cascade comes the first (`previous_folds` of it), which lies in the folder beside.
 
     Raises:
         UsageError: the folder is no model, or a fold that was asked for is not trained.
@@ -102,6 +123,10 @@ def load_ensemble(
             f"fold {names} is not trained in {folder} (finished: {', '.join(trained) or 'none'}); train it"
         )
     configuration = model.plan.configuration(model.configuration)
+    previous = None
+    if configuration.previous_stage is not None:
+        earlier = folder.resolve().with_name(f"{model.plan.planner}__{configuration.previous_stage}")
+        previous = load_ensemble(earlier, folds=previous_folds, device=device, precision=precision, mirroring=mirroring)
     networks = tuple(_load_network(model, configuration, fold_folder(folder, fold), device) for fold in wanted)
     return Ensemble(
         plan=model.plan,
@@ -111,6 +136,7 @@ def load_ensemble(
         device=device,
         precision=choose_precision(device, precision),
         mirroring=mirroring,
+        previous=previous,
     )
 
 
@@ -118,7 +144,9 @@ def _load_network(model: Model, configuration: Configuration, folder: Path, devi
     path = folder / "weights.safetensors"
     tensors, facts = load_weights(path)
     network = build_network(
-        configuration.network, n_channels=len(model.plan.channel_names), n_outputs=model.plan.scheme.n_outputs
+        configuration.network,
+        n_channels=model.plan.input_channels(model.configuration),
+        n_outputs=model.plan.scheme.n_outputs,
     )
     try:
         network.load_state_dict(tensors)

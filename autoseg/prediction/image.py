@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autoseg.ops.case_transform import prepare, restore_labels
+from autoseg.ops.case_transform import prepare, prepare_segmentation, restore_labels
 from autoseg.ops.resample import separate_axis
 from autoseg.prediction.decode import decode_stream
 from autoseg.prediction.ensemble import Ensemble
@@ -23,7 +23,7 @@ def predict_image(
     step: float = 0.5,
     progress: Callable[[float], None] = lambda share: None,
 ) -> NDArray:
-    """Segment one image.
+    """Segment one image; in a cascade with its first stage first.
 
     Args:
         ensemble: the networks and the plan they were trained by.
@@ -35,12 +35,17 @@ def predict_image(
     Returns:
         (Z, Y, X) file label values in the scheme's smallest unsigned type.
     """
-    plan, configuration = ensemble.plan, ensemble.configuration
-    case = prepare(
-        image, None, spacing_mm=spacing_mm, plan=plan, configuration=configuration, device=str(ensemble.device)
-    )
+    plan, configuration, device = ensemble.plan, ensemble.configuration, str(ensemble.device)
+    earlier = None
+    if ensemble.previous is not None:
+        earlier = predict_image(ensemble.previous, image, spacing_mm=spacing_mm, step=step)
+    case = prepare(image, None, spacing_mm=spacing_mm, plan=plan, configuration=configuration, device=device)
+    network_input = torch.from_numpy(case.image)
+    if earlier is not None:
+        labels = prepare_segmentation(plan.scheme.encode(earlier), case.grids, device=device)
+        network_input = torch.cat([network_input, torch.from_numpy(labels)[None]])
     slabs = stream_logits(
-        torch.from_numpy(case.image),
+        network_input,
         ensemble.logits,
         patch_size=tuple(configuration.patch_size),
         n_outputs=ensemble.n_outputs,

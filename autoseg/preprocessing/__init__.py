@@ -12,6 +12,9 @@ from autoseg.core.workspace import Workspace
 from autoseg.io.case_store import CaseStore
 from autoseg.io.class_index import build_index
 from autoseg.preprocessing.prepare_case import PrepareJob, prepare_case
+from autoseg.preprocessing.prepare_stage import StageJob, prepare_stage
+
+__all__ = ["StageJob", "prepare_stage", "preprocess"]
 
 
 def preprocess(

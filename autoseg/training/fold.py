@@ -23,7 +23,7 @@ from autoseg.core.records import parse
 from autoseg.core.signals import remembered_signals
 from autoseg.core.splits import Split
 from autoseg.core.workers import available_cpus
-from autoseg.io.case_store import CaseStore
+from autoseg.io.case_store import CaseStore, StageStore
 from autoseg.io.class_index import build_index
 from autoseg.io.weights import load_weights
 from autoseg.training.augmentation import AugmentationRules, crop_size, rules_for
@@ -49,7 +49,7 @@ class FoldJob:
 
     A new fold begins with the weights in the file `pretrained`, where one is given. With `profile` the first epoch is
     timed part by part into profile.json. `annotated_classes` are the names that cases were annotated for, where not for
-    all.
+    all. `stage` is the folder of an earlier stage's segmentations of all cases, which a cascade takes as input.
     """
 
     store: Path
@@ -63,6 +63,7 @@ class FoldJob:
     pretrained: Path | None = None
     profile: bool = False
     annotated_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stage: Path | None = None
 
 
 Progress = Callable[[int, int, str], None]
@@ -179,13 +180,14 @@ def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
         foreground_share=job.recipe.oversample_foreground,
         minimum_class_rate=job.recipe.minimum_class_rate,
         seed=(job.recipe.seed,),
+        stage=job.stage,
     )
     val = replace(crops, cases=tuple(job.split.val), crop_size=patch, seed=(job.recipe.seed, VALIDATION_STREAM))
     begun = (job.folder / STATE).is_file()
     pretrained = None if begun else job.pretrained
     run = Run(
         job.plan,
-        configuration,
+        job.configuration,
         job.recipe,
         rules,
         job.device,
@@ -271,12 +273,15 @@ def _facts(job: FoldJob) -> dict[str, Any]:
     cases = {case: store.open(case).meta.key for case in (*job.split.train, *job.split.val)}
     decisions = job.plan.configuration(job.configuration).decisions()
     partly = {case: sorted(names) for case, names in job.annotated_classes.items() if case in cases}
+    stage = None if job.stage is None else StageStore(job.stage)
+    earlier = {} if stage is None else {case: stage.key_of(case) for case in cases}
+    further = [facts for facts in (partly, earlier) if facts]
     return {
         "configuration": job.configuration,
         "dataset": job.plan.dataset,
         "train": job.split.train,
         "val": job.split.val,
-        "made_from": content_key(job.split.model_dump(), cases, decisions, *([partly] if partly else [])),
+        "made_from": content_key(job.split.model_dump(), cases, decisions, *further),
     }
 
 

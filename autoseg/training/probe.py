@@ -50,14 +50,16 @@ def measure_step(job: StepJob) -> StepCost:
     before = _peak_bytes(device)
     configuration = job.plan.configuration(job.configuration)
     rules = augmentation_rules(job.plan, configuration)
-    run = Run(job.plan, configuration, job.recipe, rules, device)
+    run = Run(job.plan, job.configuration, job.recipe, rules, device)
     patch = tuple(configuration.patch_size)
     crop = crop_size(patch, rotation_rad=rules.rotation_rad, dummy_2d=rules.dummy_2d)
     shape = crop if job.recipe.augmentation else patch
     generator = torch.Generator().manual_seed(0)
-    label = torch.randint(0, len(job.plan.scheme.values), (job.batch_size, 1, *shape), generator=generator)
+    label_channels = 1 if configuration.previous_stage is None else 2
+    size = (job.batch_size, label_channels, *shape)
+    label = torch.randint(0, len(job.plan.scheme.values), size, generator=generator)
     image = torch.randn((job.batch_size, len(job.plan.channel_names), *shape), generator=generator)
-    batch = {"image": image, "label": label.to(torch.int16), "cases": ["noise"]}
+    batch = {"image": image, "label": label.to(torch.int16), "cases": ["noise"] * job.batch_size}
     run.train_step(batch)
     _wait_for(device)
     started = time.perf_counter()

@@ -17,13 +17,14 @@ from torch import nn
 
 from autoseg import __version__
 from autoseg.core.errors import DeviceError
-from autoseg.core.plan import Configuration, Plan
+from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.records import parse
 from autoseg.io.weights import load_weights, save_weights
 from autoseg.nets.build import build_network, channels_last
 from autoseg.nets.device import autocast, choose_precision
-from autoseg.training.augmentation import AugmentationRules, augment, centre_crop
+from autoseg.ops.stage_input import one_hot
+from autoseg.training.augmentation import AugmentationRules, augment, centre_crop, perturb
 from autoseg.training.objective import Objective
 from autoseg.training.optimizer import Bend, learning_rate, optimizers
 from autoseg.training.pretrained import load_pretrained
@@ -72,7 +73,7 @@ class Run:
     def __init__(
         self,
         plan: Plan,
-        configuration: Configuration,
+        configuration: str,
         recipe: Recipe,
         rules: AugmentationRules,
         device: torch.device,
@@ -83,9 +84,11 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.recipe, self.rules, self.device = recipe, rules, device
         self.precision = choose_precision(device, recipe.precision)
-        self.format = channels_last(configuration.dimensions)
+        planned = plan.configuration(configuration)
+        self.n_values = len(plan.scheme.values)
+        self.format = channels_last(planned.dimensions)
         network = build_network(
-            configuration.network, n_channels=len(plan.channel_names), n_outputs=plan.scheme.n_outputs
+            planned.network, n_channels=plan.input_channels(configuration), n_outputs=plan.scheme.n_outputs
         )
         if pretrained is not None:
             load_pretrained(network, pretrained)
@@ -95,7 +98,7 @@ class Run:
         )
         self.optimizer = optimizers[recipe.optimizer](self.network.parameters(), recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.objective = Objective(plan.scheme, configuration, recipe, annotated_classes)
+        self.objective = Objective(plan.scheme, planned, recipe, annotated_classes)
         self.at = Counters()
         self.watch: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()
 
@@ -119,6 +122,7 @@ class Run:
                 image, label = augment(image, label, rules=self.rules, seed=self.recipe.seed, step=self.step_number)
             else:
                 image, label = centre_crop(image, label, patch_size=self.rules.patch_size)
+            image, label = self._with_stage(image, label, perturbed=self.recipe.augmentation)
         bend = None if self.at.bend_step is None else Bend(step=self.at.bend_step, rate=self.at.bend_rate)
         self.at.rate = learning_rate(self.recipe, self.step_number, seconds=self.at.trained_s, bend=bend)
         self.at.rate *= self.at.rate_factor
@@ -169,6 +173,7 @@ class Run:
         with self.averaged_weights():
             for batch in islice(batches, n):
                 image, label = centre_crop(*self._to_device(batch), patch_size=self.rules.patch_size)
+                image, label = self._with_stage(image, label)
                 with autocast(self.device, self.precision):
                     outputs = self.network(image.contiguous(memory_format=self.format))
                 losses.append(float(self.objective(outputs, label, cases=batch["cases"])))
@@ -222,6 +227,17 @@ class Run:
     def _to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = (torch.as_tensor(batch[key]).to(self.device, non_blocking=True) for key in ("image", "label"))
         return image, label
+
+    def _with_stage(
+        self, image: torch.Tensor, label: torch.Tensor, *, perturbed: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Move the segmentation of an earlier stage, the second channel of the label, to the image: one per value."""
+        if label.shape[1] == 1:
+            return image, label
+        channels = one_hot(label[:, 1], self.n_values)
+        if perturbed:
+            channels = perturb(channels, seed=self.recipe.seed, step=self.step_number)
+        return torch.cat([image, channels], dim=1), label[:, :1]
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from numpy.typing import NDArray
 
-from autoseg.io.case_store import CaseStore
+from autoseg.io.case_store import CaseStore, StageStore
 from autoseg.io.class_index import ClassIndex, index_file, open_index
 
 ANNOTATED = -1  # locations of all annotated voxels, there when the data set has an ignore label
@@ -24,7 +24,8 @@ class CropRules:
 
     `patch_size` is what the network sees, `crop_size` what is read (more, so that rotated patches are filled).
     `foreground_share` of each batch is centred on a voxel of a class. As a rule its case is drawn evenly, and one of
-    the classes in it; `minimum_class_rate` assures every class of at least that share of an even one.
+    the classes in it; `minimum_class_rate` assures every class of at least that share of an even one. `stage` is the
+    folder of an earlier stage's segmentations, where there is one.
     """
 
     store: Path
@@ -35,13 +36,15 @@ class CropRules:
     foreground_share: float
     seed: tuple[int, ...]
     minimum_class_rate: float = 0.0
+    stage: Path | None = None
 
 
 def read_batch(rules: CropRules, step: int) -> dict[str, NDArray]:
     """Read the crops of one training step.
 
     Returns:
-        image: float32 (B, C, *crop_size), zeros beyond the image; label: int16 (B, 1, *crop_size), -1 beyond it;
+        image: float32 (B, C, *crop_size), zeros beyond the image; label: int16 (B, 1, *crop_size), -1 beyond it, with a
+        second channel for the segmentation of an earlier stage;
         step: the step's number; cases: the id of each sample's case.
     """
     store = CaseStore(rules.store)
@@ -129,7 +132,8 @@ def _read_sample(
     case = store.open(name)
     box = [[low, low + size] for low, size in zip(start, crop, strict=True)]
     image = crop_and_pad_nd(case.image, box, 0)
-    label = crop_and_pad_nd(case.label, box, -1)[None]
+    labels = [case.label] if rules.stage is None else [case.label, StageStore(rules.stage).open(name)]
+    label = np.stack([crop_and_pad_nd(array, box, -1) for array in labels])
     return (name, image[:, 0], label[:, 0]) if flat else (name, image, label)
 
 

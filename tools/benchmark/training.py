@@ -1,9 +1,9 @@
 """Training against the peer: seconds per step in turn, and the Dice of equally long trainings over several seeds.
 
-Usage: training.py --data DIR --peer ENV [--work DIR] speed|accuracy [--features N] [--epochs N] [--steps N] [--seeds N]
-Both train fold 0 of the hippocampus set with the same plan (batch 9); with --features its network has so many features
-at full resolution instead of 32. Everything goes into training.json in the work folder; a run that it holds is not
-repeated, and one that was interrupted goes on.
+Usage: training.py --data DIR --peer ENV [--work DIR] speed|accuracy [--batch N] [--epochs N] ...
+Both train fold 0 of the hippocampus set with the same plan: nnU-Net's with batch 9, or what --features and --batch make
+of it. Everything goes into training.json in the work folder; a run that it holds is not repeated, and one that was
+interrupted goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from datasets import HIPPOCAMPUS, make_hippocampus
 from measured import run
 
 HERE = Path(__file__).resolve().parent
-BATCH = 9
 VALIDATION_STEPS = 5
 SPEED_STEPS, SKIPPED_STEPS = 8, 2
 
@@ -32,6 +31,7 @@ class Bench:
     work: Path
     peer: Path
     features: int
+    batch: int
 
     @property
     def log(self) -> Path:
@@ -59,13 +59,13 @@ class Bench:
         features = configuration["network"]["features_per_stage"] = [
             self.features * 2**stage for stage in range(len(configuration["network"]["features_per_stage"]))
         ]
-        configuration["batch_size"] = BATCH
+        configuration["batch_size"] = self.batch
         path.write_text(json.dumps(plan))
         path = self.work / "peer" / HIPPOCAMPUS / "nnUNetPlans.json"
         plan = json.loads(path.read_text())
         assert plan["configurations"]["3d_fullres"]["patch_size"] == configuration["patch_size"], "other plans"
         plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = features
-        plan["configurations"]["3d_fullres"]["batch_size"] = BATCH
+        plan["configurations"]["3d_fullres"]["batch_size"] = self.batch
         path.write_text(json.dumps(plan))
 
     def train_peer(self, name: str, *, seed: int, epochs: int, steps: int, validation_steps: int) -> dict[str, object]:
@@ -104,7 +104,7 @@ def speed(bench: Bench, *, rounds: int) -> dict[str, object]:
             [sys.executable, str(HERE / "own_task.py"), "train", str(store), str(fold), str(SPEED_STEPS)], log=bench.log
         )
         rows = _log(fold)[SKIPPED_STEPS:]
-        seconds["autoseg"] += [BATCH / row["images_per_second"] for row in rows]
+        seconds["autoseg"] += [bench.batch / row["images_per_second"] for row in rows]
         waits += [row["data_wait_share"] for row in rows]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
@@ -126,15 +126,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--peer", type=Path, required=True, help="the peer's virtual environment")
     parser.add_argument("--work", type=Path, default=Path("benchmark_training"))
-    parser.add_argument("--features", type=int, default=32)
+    parser.add_argument("--features", type=int, default=32, help="of the network at full resolution")
+    parser.add_argument("--batch", type=int, default=9)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50, help="of an epoch")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--who", nargs="+", default=["peer", "default", "quick"], help="peer, or recipes of autoseg")
     args = parser.parse_args()
-    work = args.work.resolve() / f"features_{args.features}"
-    bench = Bench(work=work, peer=args.peer.resolve(), features=args.features)
+    work = args.work.resolve() / f"features_{args.features}_batch_{args.batch}"
+    bench = Bench(work=work, peer=args.peer.resolve(), features=args.features, batch=args.batch)
     make_hippocampus(args.data.resolve(), work / "raw", n_cases=None)
     bench.prepare()
     path = work / "training.json"

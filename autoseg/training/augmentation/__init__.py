@@ -24,8 +24,9 @@ from autoseg.training.augmentation.mirror import flip
 from autoseg.training.augmentation.resolution import blur, coarsen
 from autoseg.training.augmentation.rules import AugmentationRules, crop_size, rules_for
 from autoseg.training.augmentation.spatial import cut_centre, cut_transformed
+from autoseg.training.augmentation.stage import perturb
 
-__all__ = ["AugmentationRules", "augment", "centre_crop", "crop_size", "rules_for"]
+__all__ = ["AugmentationRules", "augment", "centre_crop", "crop_size", "perturb", "rules_for"]
 
 T = TypeVar("T")
 

@@ -57,9 +57,9 @@ class SampleDraw:
     mirror: tuple[int, ...]
 
 
-def generator_for(*, seed: int, step: int, sample: int) -> np.random.Generator:
+def generator_for(*, seed: int, step: int, sample: int, stream: int = STREAM) -> np.random.Generator:
     """The one source of chance for a sample, whatever batch, worker or device it meets. All are >= 0."""
-    return np.random.default_rng(np.random.SeedSequence((seed, step, sample), spawn_key=(STREAM,)))
+    return np.random.default_rng(np.random.SeedSequence((seed, step, sample), spawn_key=(stream,)))
 
 
 def draw_sample(rng: np.random.Generator, *, rules: AugmentationRules, channels: int) -> SampleDraw:
