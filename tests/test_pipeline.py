@@ -240,3 +240,20 @@ def test_a_changed_plan_is_kept_and_noticed(finished: Finished, tmp_path: Path, 
     assert facts["planned_now"] is False
     assert facts["preprocessed_now"] == 5
     assert facts["configurations"] == ["2d", "3d_fullres", "own"]
+
+
+def test_any_saved_weights_predict(finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = tmp_path / "results" / NAME / "small__3d_fullres"
+    shutil.copytree(finished.model / "fold_0", begun / "fold_0")
+    shutil.copy(finished.model / "model.json", begun)
+    command = ["-m", str(begun), "-i", str(finished.raw / "imagesTs"), "-o", str(tmp_path / "out")]
+    assert run_json(predict.main, command, capsys)[0] == 0
+    (begun / "fold_0" / "weights.safetensors").unlink()  # as while it is still trained
+    assert run_json(predict.main, command, capsys)[0] == 2
+    final = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.nii.gz")}
+    for weights in ("best", "latest"):
+        target = tmp_path / weights
+        code, facts = run_json(predict.main, [*command[:-1], str(target), "--weights", weights], capsys)
+        assert (code, facts["predicted_now"]) == (0, 2)
+        # after one epoch all three are the same
+        assert {path.name: path.read_bytes() for path in target.glob("*.nii.gz")} == final

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoseg import training
 from autoseg.core.dataset import Dataset, read_dataset
+from autoseg.core.heartbeat import died_in, worker_in
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import RECIPES, Recipe
 from autoseg.core.scores import Scores, validation_scores
@@ -21,7 +22,8 @@ from autoseg.pipeline import Outcome
 class FoldStatus:
     """How far a fold is.
 
-    `next` is the command that continues it, as words without -d; it is empty once the fold is validated.
+    `next` is the command that continues it, as words without -d; it is empty once the fold is validated, and while it
+    is running.
     """
 
     fold: str
@@ -103,7 +105,12 @@ def _fold_status(results: Path, fold: str, train: tuple[str, ...]) -> FoldStatus
     recipe = Recipe.read(begun) if begun is not None else RECIPES["default"]
     epochs_done = len(training.read_log(folder / "log.jsonl"))
     mean_dice: float | None = None
-    if not (folder / "recipe.json").is_file():
+    worker = worker_in(folder)
+    if worker is not None:
+        state = f"running ({worker})"
+    elif died_in(folder):
+        state = "died"
+    elif not (folder / "recipe.json").is_file():
         state = "not begun"
     elif not (folder / "weights.safetensors").is_file() or epochs_done < (recipe.length[0] or 0):
         state = "not finished"
@@ -113,7 +120,7 @@ def _fold_status(results: Path, fold: str, train: tuple[str, ...]) -> FoldStatus
         state = "not validated"
     named = next((name for name, known in RECIPES.items() if known == recipe), str(begun))
     how = () if named == "default" else ("--recipe", named)
-    command = () if state == "validated" else (*train, "-f", fold, *how)
+    command = () if state == "validated" or worker is not None else (*train, "-f", fold, *how)
     return FoldStatus(
         fold=fold,
         epochs_done=epochs_done,

@@ -30,6 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-f", dest="folds", nargs="+", metavar="FOLD", help="folds of the ensemble (default: all trained)"
     )
+    parser.add_argument(
+        "--weights",
+        choices=("final", "best", "latest"),
+        default="final",
+        help="of the end of the training, of the best validation so far, or of the last saved state: the last two are "
+        "there while a fold is being trained (default: final)",
+    )
     options.add_planner(parser)
     parser.add_argument("--step", type=float, default=0.5, help="share of the patch between tiles (default 0.5)")
     parser.add_argument(
@@ -80,6 +87,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         model = workspace.model(name, args.planner, args.configuration)
     wanted = PredictOptions(
         folds=None if args.folds is None else tuple(args.folds),
+        weights=args.weights,
         step=args.step,
         mirroring=not args.no_mirroring,
         device=args.device,

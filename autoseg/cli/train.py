@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoseg.cli import options
+from autoseg.cli import options, together
 from autoseg.cli.progress import ProgressDisplay
 from autoseg.cli.run import run
 
@@ -67,9 +68,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--loaders", type=options.count, metavar="N", help="processes that read crops (default: what the CPUs allow)"
     )
-    options.add_device(parser)
+    parser.add_argument("--tensorboard", action="store_true", help="write the log as TensorBoard events, too")
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps; several, parted by commas, train a fold each (default: all GPUs there are)",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=options.positive,
+        metavar="N",
+        help="train each fold on N GPUs together (with --device cpu: N processes), the batch of the plan on each",
+    )
     options.add_workers(parser)
-    return run(parser, _act, argv)
+    words = sys.argv[1:] if argv is None else argv
+    n = parser.parse_args(words).gpus
+    if n is not None and n > 1 and together.this_process() is None:
+        return together.start(n, words)
+    return run(parser, _act, words)
 
 
 def _recipe(args: argparse.Namespace, results: Path) -> Recipe:
@@ -141,9 +157,14 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         loaders=args.loaders,
         pretrained=args.pretrained,
         profile=args.profile,
+        tensorboard=args.tensorboard,
         workers=args.workers,
+        together=together.this_process(),
     )
-    outcome = train(folder, workspace, wanted, progress=ProgressDisplay())
+    with together.spoken_by_first():
+        outcome = train(folder, workspace, wanted, progress=ProgressDisplay())
+    if not together.is_first():
+        outcome.warnings.clear()
     lines = []
     for fold, facts in outcome.facts.items():
         if fold.startswith("fold_"):

@@ -67,3 +67,10 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def _refuse(path: Path, found: str, todo: str) -> NoReturn:
     raise DataError(Problem(case="", file=str(path), found=found, next=todo))
+
+
+def weights_of_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights to predict with in a saved state of training: averaged ones where there are."""
+    own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    averaged = {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
+    return {**own, **averaged}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -32,14 +32,39 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def choose_devices(names: str | None) -> list[torch.device]:
+    """Several devices, their names parted by commas; None stands for all GPUs that are visible, or the CPU.
+
+    Raises:
+        UsageError, DeviceError: as `choose_device`.
+    """
+    if names is None and torch.cuda.device_count() > 1:
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return [choose_device(name) for name in names.split(",")] if names is not None else [choose_device(None)]
+
+
+def device_of_rank(name: str | None, local_rank: int) -> torch.device:
+    """The device of one of several processes on a machine: each has a GPU of its own, or they share the CPU.
+
+    Raises:
+        UsageError: a device by number. DeviceError: there are fewer GPUs than processes.
+    """
+    if name not in (None, "cpu", "cuda"):
+        todo = "with several processes give cpu, cuda or nothing; each takes a GPU of its own"
+        raise UsageError(f"--device {name}: {todo}")
+    device = choose_device(name)
+    return choose_device(f"cuda:{local_rank}") if device.type == "cuda" else device
+
+
 @contextmanager
-def enough_memory(todo: str) -> Iterator[None]:
-    """In this context a device without memory left is a DeviceError that ends in `todo`."""
+def enough_memory(todo: str | Callable[[], str]) -> Iterator[None]:
+    """In this context a device without memory left is a DeviceError that ends in `todo`, or in what it returns."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
         found = str(error).partition(" GPU ")[0]  # the rest advises programmers
-        raise DeviceError(f"the memory of the GPU does not suffice ({found}); {todo}") from error
+        what = todo if isinstance(todo, str) else todo()
+        raise DeviceError(f"the memory of the GPU does not suffice ({found}); {what}") from error
 
 
 def free_memory_gb(device: str | torch.device) -> float:

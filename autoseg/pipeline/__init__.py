@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoseg.pipeline.crossvalidating import TrainOptions, train
+    from autoseg.pipeline.crossvalidating import Together, TrainOptions, train
     from autoseg.pipeline.explaining import explain
     from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_workers, pool_for, silent
     from autoseg.pipeline.plan_file import Options, make_plan, read_plan
@@ -26,6 +26,7 @@ __all__ = [
     "Outcome",
     "PredictOptions",
     "Progress",
+    "Together",
     "TrainOptions",
     "evaluate",
     "explain",
@@ -44,7 +45,7 @@ __all__ = [
 
 # Imported on first use: planning needs no torch, whose import takes ten times as long as the planning itself.
 FILES = {
-    "crossvalidating": ("TrainOptions", "train"),
+    "crossvalidating": ("Together", "TrainOptions", "train"),
     "explaining": ("explain",),
     "outcome": ("CaseCounter", "Outcome", "Progress", "few_workers", "pool_for", "silent"),
     "plan_file": ("Options", "make_plan", "read_plan"),

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from autoseg import __version__, evaluation, prediction, reporting, training
+import torch
+
+from autoseg import __version__, evaluation, training
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
 from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
-from autoseg.core.scores import Scores, mark_validated, validation_scores
+from autoseg.core.scores import validation_scores
 from autoseg.core.splits import Split
 from autoseg.core.workspace import Workspace, fold_files, fold_folder
 from autoseg.io.case_store import CaseStore
-from autoseg.nets.device import choose_device, enough_memory
+from autoseg.nets.device import choose_devices, device_of_rank
 from autoseg.pipeline.cascading import out_of_fold_segmentations
-from autoseg.pipeline.outcome import Outcome, Progress, few_cases, few_workers, silent
+from autoseg.pipeline.fold_queue import Result, run_in_queue
+from autoseg.pipeline.fold_task import FoldTask, train_and_validate
+from autoseg.pipeline.outcome import Outcome, Progress, few_cases, silent
 from autoseg.pipeline.plan_file import read_plan
 from autoseg.pipeline.preparing import current_splits
 from autoseg.preprocessing.prepare_case import store_key
+from autoseg.training import processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """One of the processes that torchrun has started: its number on this machine, and how many run here."""
+
+    local_rank: int
+    local_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +48,27 @@ class TrainOptions:
     loaders: int | None = None
     pretrained: Path | None = None
     profile: bool = False
+    tensorboard: bool = False
     workers: int | None = None
+    together: Together | None = None
 
 
 def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress: Progress = silent) -> Outcome:
-    """Train and validate folds one after the other; when every fold is there, pool the cross-validation.
+    """Train and validate folds; when every fold is there, pool the cross-validation.
 
-    A fold that fails is reported and the next one goes on.
+    On one device they come one after the other, on several each takes the next. A fold that fails is reported and the
+    others go on. In one of several processes that train together, each device has its share of every batch.
     """
+    if options.together is None:
+        return _train(folder, workspace, options, choose_devices(options.device), progress)
+    device = device_of_rank(options.device, options.together.local_rank)
+    with processes.together(device, n_here=options.together.local_size):
+        return _train(folder, workspace, options, [device], progress if processes.rank() == 0 else silent)
+
+
+def _train(
+    folder: Path, workspace: Workspace, options: TrainOptions, devices: list[torch.device], progress: Progress
+) -> Outcome:
     dataset = read_dataset(folder)
     plan = read_plan(workspace, dataset.name, options.planner)
     store = workspace.case_store(dataset.name, plan.planner, plan.stored_as(options.configuration))
@@ -55,19 +80,19 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
     splits = current_splits(dataset, workspace)
     folds = _wanted_folds(options.folds, splits, stored)
     results = workspace.model(dataset.name, plan.planner, options.configuration)
-    device = choose_device(options.device)
     stage = None
     if plan.configuration(options.configuration).previous_stage is not None:
-        stage = out_of_fold_segmentations(
-            dataset,
-            plan,
-            options.configuration,
-            splits=splits,
-            cases={case for split in folds.values() for case in (*split.train, *split.val)},
-            workspace=workspace,
-            workers=options.workers,
-            progress=progress,
-        )
+        with processes.first_alone():
+            stage = out_of_fold_segmentations(
+                dataset,
+                plan,
+                options.configuration,
+                splits=splits,
+                cases={case for split in folds.values() for case in (*split.train, *split.val)},
+                workspace=workspace,
+                workers=options.workers,
+                progress=progress,
+            )
     jobs = {
         fold: training.FoldJob(
             store=store,
@@ -76,10 +101,11 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
             recipe=options.recipe,
             split=split,
             folder=fold_folder(results, fold),
-            device=device,
+            device=devices[0],
             loaders=options.loaders,
             pretrained=None if options.pretrained is None else training.pretrained_file(options.pretrained),
             profile=options.profile,
+            tensorboard=options.tensorboard,
             annotated_classes=dataset.annotated_classes,
             stage=stage,
         )
@@ -87,83 +113,38 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
     }
     for job in jobs.values():  # whatever is refused is refused before the first fold takes its hours
         training.check_fold(job)
-    _write_model(results, Model(configuration=options.configuration, plan=plan, autoseg_version=__version__))
+    with processes.first_alone():
+        _write_model(results, Model(configuration=options.configuration, plan=plan, autoseg_version=__version__))
     outcome = Outcome(warnings=few_cases(len(stored), len(splits)))
-    for fold, job in jobs.items():
-        try:
-            with enough_memory("plan for less with autoseg_plan --gpu_memory_gb, or close what else uses it"):
-                outcome.facts[f"fold_{fold}"] = _train_and_validate(dataset, job, fold, results, options, progress)
-        except DataError as error:
-            outcome.problems += error.problems
-        except (AutosegError, OSError) as error:
+    tasks = [
+        FoldTask(dataset=dataset, job=job, fold=fold, results=results, workers=options.workers)
+        for fold, job in jobs.items()
+    ]
+    several = len(devices) > 1 and len(tasks) > 1
+    trained = run_in_queue(tasks, devices, progress=progress) if several else _run_in_turn(tasks, progress)
+    for fold, result in trained:
+        if isinstance(result, DataError):
+            outcome.problems += result.problems
+        elif isinstance(result, Exception):
             outcome.problems.append(
-                Problem(case=f"fold_{fold}", found=str(error), next="then run the same command again")
+                Problem(case=f"fold_{fold}", found=str(result), next="then run the same command again")
             )
-    _pool_cross_validation(results, len(splits), outcome)
+        else:
+            outcome.facts[f"fold_{fold}"] = result
+    if processes.rank() == 0:
+        _pool_cross_validation(results, len(splits), outcome)
     return outcome
 
 
-def _train_and_validate(
-    dataset: Dataset,
-    job: training.FoldJob,
-    fold: str,
-    results: Path,
-    options: TrainOptions,
-    progress: Progress,
-) -> dict[str, Any]:
-    trained_now = training.train_fold(
-        job, progress=lambda done, total, text: progress(f"fold {fold}", done, total, text)
-    )
-    rows = training.read_log(job.folder / "log.jsonl")
-    reporting.curve_picture(rows, job.folder / "progress.png", label_names=list(dataset.labels.foreground))
-    scores = validation_scores(job.folder)
-    validated_now = scores is None
-    if scores is None:
-        scores = _validate(dataset, job, fold, results, options, progress)
-        mark_validated(job.folder)
-    return {"trained_now": trained_now, "validated_now": validated_now, "mean_dice": scores.mean_dice}
-
-
-def _validate(
-    dataset: Dataset,
-    job: training.FoldJob,
-    fold: str,
-    results: Path,
-    options: TrainOptions,
-    progress: Progress,
-) -> Scores:
-    """Predict the validation cases of a fold from their raw images and score them against the raw labels."""
-    ensemble = prediction.load_ensemble(
-        results,
-        folds=[fold],
-        device=job.device,
-        precision=job.recipe.precision,
-        # a cascade's first stage must not have seen these cases either; fold all has seen them all in any case
-        previous_folds=None if fold == "all" else [fold],
-    )
-    cases = [dataset.cases[case] for case in job.split.val]
-    validation = job.folder / "validation"
-    ending = dataset.json.file_ending
-    problems: list[Problem] = []
-    for number, case in enumerate(cases):
-        progress(f"validate fold {fold}", number, len(cases), case.id)
+def _run_in_turn(tasks: Sequence[FoldTask], progress: Progress) -> Iterator[tuple[str, Result]]:
+    """Train and validate folds one after the other; yields (fold, its facts or what went wrong)."""
+    for task in tasks:
+        result: Result
         try:
-            prediction.predict_case(ensemble, case, validation / f"{case.id}{ending}")
-        except DataError as error:
-            problems += error.problems
-    progress(f"validate fold {fold}", len(cases), len(cases), "")
-    scores, more = evaluation.evaluate(
-        {case.id: validation / f"{case.id}{ending}" for case in cases},
-        {case.id: case.label for case in cases if case.label is not None},
-        labels=dataset.labels,
-        annotated_classes=dataset.annotated_classes,
-        workers=few_workers(len(cases), options.workers),
-    )
-    evaluation.write_scores(scores, validation)
-    known = {problem.case for problem in problems}
-    if problems := problems + [problem for problem in more if problem.case not in known]:
-        raise DataError(problems)
-    return scores
+            result = train_and_validate(task, progress)
+        except (AutosegError, OSError) as error:
+            result = error
+        yield task.fold, result
 
 
 def _pool_cross_validation(results: Path, n_folds: int, outcome: Outcome) -> None:

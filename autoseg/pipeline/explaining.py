@@ -16,11 +16,11 @@ from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.workers import available_memory_gb, supervised_map
 from autoseg.nets.device import choose_device, choose_precision, free_memory_gb
-from autoseg.nets.memory import TrainingMemory, training_memory
+from autoseg.nets.memory import TrainingMemory
+from autoseg.pipeline.fitting import step_memory
 from autoseg.pipeline.outcome import Progress, silent
 from autoseg.planning.target_spacing import resampled_shape
 
-MOMENTS = {"sgd": 1, "adamw": 2}
 STORED_BYTES = 4, 2  # per voxel of an image channel and of the labels, before compression
 
 
@@ -55,9 +55,9 @@ def cost_of(
     configuration, where = plan.configuration(name), choose_device(device)
     precision = choose_precision(where, recipe.precision)
     samples = 1 if where.type == "cpu" else configuration.batch_size
-    predicted = _memory(plan, name, recipe, precision, samples)
+    predicted = step_memory(plan, name, recipe, precision=precision, batch_size=samples)
     facts = {
-        "memory": _memory(plan, name, recipe, precision, configuration.batch_size),
+        "memory": step_memory(plan, name, recipe, precision=precision, batch_size=configuration.batch_size),
         "precision": precision,
         "stored_gb": _stored_gb(plan, configuration, fingerprint),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
@@ -77,20 +77,6 @@ def cost_of(
         return Cost(**facts, failure=f"{type(outcome.error).__name__}: {outcome.error}")
     seconds = step.seconds * configuration.batch_size / samples
     return Cost(**facts, step_seconds=seconds, measured_gb=step.memory_gb)
-
-
-def _memory(plan: Plan, name: str, recipe: Recipe, precision: str, batch_size: int) -> TrainingMemory:
-    configuration = plan.configuration(name)
-    return training_memory(
-        configuration.network,
-        configuration.patch_size,
-        batch_size=batch_size,
-        n_channels=plan.input_channels(name),
-        n_outputs=plan.scheme.n_outputs,
-        precision=precision,
-        moments=MOMENTS.get(recipe.optimizer, 2),
-        averaged=recipe.weight_average > 0,
-    )
 
 
 def _stored_gb(plan: Plan, configuration: Configuration, fingerprint: Fingerprint) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 from autoseg import __version__, prediction
 from autoseg.core.errors import DataError, DeviceError, Problem
 from autoseg.core.files import content_key
-from autoseg.core.workspace import fold_folder
 from autoseg.io.images import with_data_files
 from autoseg.nets.device import choose_device, enough_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
@@ -20,6 +19,7 @@ class PredictOptions:
     """What prediction may be told."""
 
     folds: tuple[str, ...] | None = None
+    weights: str = "final"
     step: float = 0.5
     mirroring: bool = True
     device: str | None = None
@@ -35,13 +35,19 @@ def predict(
     Cases that `target` holds already, from the same model, image and options, are kept.
     """
     device = choose_device(options.device)
-    ensemble = prediction.load_ensemble(model, folds=options.folds, device=device, mirroring=options.mirroring)
+    ensemble = prediction.load_ensemble(
+        model, folds=options.folds, device=device, mirroring=options.mirroring, weights=options.weights
+    )
     cases, problems = prediction.find_cases(source, ensemble.plan)
     part, n_parts = options.part
     cases = cases[part::n_parts]
-    weights = _weight_files(model, ensemble)
-    settings = {"step": options.step, "mirroring": options.mirroring, "precision": ensemble.precision}
-    model_key = content_key(settings, ensemble.plan.model_dump(mode="json"), files=weights)
+    settings = {
+        "weights": options.weights,
+        "step": options.step,
+        "mirroring": options.mirroring,
+        "precision": ensemble.precision,
+    }
+    model_key = content_key(settings, ensemble.plan.model_dump(mode="json"), files=ensemble.files)
     facts = {
         "model": str(model),
         "folds": list(ensemble.folds),
@@ -84,12 +90,3 @@ def predict(
         "output": str(target),
     }
     return Outcome(facts=summary, problems=problems, warnings=warnings)
-
-
-def _weight_files(model: Path, ensemble: prediction.Ensemble) -> list[Path]:
-    """The weights of all folds, and of those of a cascade's first stage."""
-    files = [fold_folder(model, fold) / "weights.safetensors" for fold in ensemble.folds]
-    stage = ensemble.configuration.previous_stage
-    if ensemble.previous is None or stage is None:
-        return files
-    return files + _weight_files(model.resolve().with_name(f"{ensemble.plan.planner}__{stage}"), ensemble.previous)

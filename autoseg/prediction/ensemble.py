@@ -14,15 +14,24 @@ from autoseg import __version__
 from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.plan import Configuration, Model, Plan
 from autoseg.core.workspace import fold_files, fold_folder
-from autoseg.io.weights import load_weights
+from autoseg.io.weights import load_weights, weights_of_state
 from autoseg.nets.build import build_network, channels_last
 from autoseg.nets.device import autocast, choose_precision
 from autoseg.ops.stage_input import exchange, one_hot
 
+WEIGHTS = {
+    "final": "weights.safetensors",
+    "best": "weights_best.safetensors",
+    "latest": "state_latest.safetensors",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Networks of all folds on one device, and the plan they were trained by; `previous` is a cascade's first stage."""
+    """Networks of all folds on one device, and the plan they were trained by.
+
+    `previous` is a cascade's first stage; `files` are the weights of all of it.
+    """
 
     plan: Plan
     configuration: Configuration
@@ -32,6 +41,7 @@ class Ensemble:
     precision: str
     mirroring: bool = True
     previous: Ensemble | None = None
+    files: tuple[Path, ...] = ()
 
     @property
     def n_outputs(self) -> int:
@@ -102,10 +112,13 @@ def load_ensemble(
     precision: str = "auto",
     mirroring: bool = True,
     previous_folds: Sequence[str] | None = None,
+    weights: str = "final",
 ) -> Ensemble:
     """Load the trained folds of a results folder; `folds=None` takes all that are finished.
 
-    With the second stage of a cascade comes the first (`previous_folds` of it), which lies in the folder beside.
+    `weights` are those at the end of the training (final), of the best smoothed pseudo-Dice so far (best), or of the
+    last saved state (latest); the last two are there while a fold is still being trained. With the second stage of a
+    cascade comes the first (`previous_folds` of it), which lies in the folder beside.
 
     Raises:
         UsageError: the folder is no model, or a fold that was asked for is not trained.
@@ -114,24 +127,27 @@ def load_ensemble(
     if not (folder / "model.json").is_file():
         raise UsageError(f"{folder} holds no model.json; train first, or give the folder of a trained configuration")
     model = Model.read(folder / "model.json")
-    trained = [*fold_files(folder, "weights.safetensors")]
+    trained = [*fold_files(folder, WEIGHTS[weights])]
     wanted = list(folds) if folds is not None else [fold for fold in trained if fold != "all"] or trained
     missing = [fold for fold in wanted if fold not in trained]
     if missing or not wanted:
         names = ", ".join(missing) or "any"
-        raise UsageError(
-            f"fold {names} is not trained in {folder} (finished: {', '.join(trained) or 'none'}); train it"
-        )
+        kind = "is not trained" if weights == "final" else f"has no {weights} weights"
+        raise UsageError(f"fold {names} {kind} in {folder} (there: {', '.join(trained) or 'none'}); train it")
     configuration = model.plan.configuration(model.configuration)
     previous = None
     if configuration.previous_stage is not None:
         earlier = folder.resolve().with_name(f"{model.plan.planner}__{configuration.previous_stage}")
-        previous = load_ensemble(earlier, folds=previous_folds, device=device, precision=precision, mirroring=mirroring)
-    networks = tuple(_load_network(model, configuration, fold_folder(folder, fold), device) for fold in wanted)
+        previous = load_ensemble(
+            earlier, folds=previous_folds, device=device, precision=precision, mirroring=mirroring, weights=weights
+        )
+    files = [fold_folder(folder, fold) / WEIGHTS[weights] for fold in wanted]
+    networks = tuple(_load_network(model, configuration, file, device) for file in files)
     return Ensemble(
         plan=model.plan,
         configuration=configuration,
         networks=networks,
+        files=(*files, *(() if previous is None else previous.files)),
         folds=tuple(wanted),
         device=device,
         precision=choose_precision(device, precision),
@@ -140,9 +156,10 @@ def load_ensemble(
     )
 
 
-def _load_network(model: Model, configuration: Configuration, folder: Path, device: torch.device) -> nn.Module:
-    path = folder / "weights.safetensors"
+def _load_network(model: Model, configuration: Configuration, path: Path, device: torch.device) -> nn.Module:
     tensors, facts = load_weights(path)
+    if path.name == WEIGHTS["latest"]:
+        tensors = weights_of_state(tensors)
     network = build_network(
         configuration.network,
         n_channels=model.plan.input_channels(model.configuration),

@@ -26,7 +26,9 @@ from autoseg.core.workers import available_cpus
 from autoseg.io.case_store import CaseStore, StageStore
 from autoseg.io.class_index import build_index
 from autoseg.io.weights import load_weights
+from autoseg.training import processes
 from autoseg.training.augmentation import AugmentationRules, crop_size, rules_for
+from autoseg.training.events import Events
 from autoseg.training.guards import collapse, data_wait
 from autoseg.training.loader import batches
 from autoseg.training.objective import class_weights, loss_for
@@ -37,6 +39,7 @@ from autoseg.training.stopwatch import Stopwatch
 
 VALIDATION_STREAM = 1  # keeps validation crops apart from training crops of the same seed
 SMOOTHING = 0.9
+SHOWN_CLASSES = 6  # in the line of progress; the log has all
 SLOWER, SLOWEST = 0.5, 0.1  # learning rate after a divergence; below that share it is given up
 log = logging.getLogger(__name__)
 STATE = "state_latest.safetensors"
@@ -48,8 +51,9 @@ class FoldJob:
     """What to train: preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to.
 
     A new fold begins with the weights in the file `pretrained`, where one is given. With `profile` the first epoch is
-    timed part by part into profile.json. `annotated_classes` are the names that cases were annotated for, where not for
-    all. `stage` is the folder of an earlier stage's segmentations of all cases, which a cascade takes as input.
+    timed part by part into profile.json; with `tensorboard` the log goes to events as well. `annotated_classes` are the
+    names that cases were annotated for, where not for all. `stage` is the folder of an earlier stage's segmentations of
+    all cases, which a cascade takes as input.
     """
 
     store: Path
@@ -62,6 +66,7 @@ class FoldJob:
     loaders: int | None = None
     pretrained: Path | None = None
     profile: bool = False
+    tensorboard: bool = False
     annotated_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     stage: Path | None = None
 
@@ -89,8 +94,10 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
         return False
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    build_index(CaseStore(job.store))
-    recipe.write(folder / "recipe.json")
+    with processes.first_alone():
+        build_index(CaseStore(job.store))
+        if processes.rank() == 0:
+            recipe.write(folder / "recipe.json")
     run, crops, val_crops = _prepare(job)
     while True:
         try:
@@ -113,7 +120,10 @@ def _train(
     recipe, folder = job.recipe, job.folder
     state = folder / STATE
     rows = _Log(folder / "log.jsonl", keep=run.at.epoch)
-    workers = max(1, min(12, available_cpus() - 1)) if job.loaders is None else job.loaders
+    if job.tensorboard and processes.rank() == 0:
+        names = [*job.plan.scheme.foreground]
+        rows.events = Events(folder / "tensorboard", label_names=names, first_epoch=run.at.epoch)
+    workers = max(1, min(12, available_cpus() // processes.size() - 1)) if job.loaders is None else job.loaders
     val_step = run.at.epoch * recipe.validation_batches
     with (
         remembered_signals() as stopped,
@@ -128,11 +138,13 @@ def _train(
                 _timed_step(run, train)
                 progress(*_done_of(run), _state_line(run, rows))
                 due = time.monotonic() - saved > recipe.save_every_minutes * 60
-                if stopped or (due and not run.at.skipped):  # what diverges is not kept
+                own = [stopped[0] if stopped else 0, due, run.at.trained_s]
+                signal, due, run.at.trained_s = processes.most(own, job.device)
+                if signal or (due and not run.at.skipped):  # what diverges is not kept
                     run.save(state, facts=facts)
                     saved = time.monotonic()
-                if stopped:
-                    raise Interrupted(stopped[0], STATE_SAVED)
+                if signal:
+                    raise Interrupted(int(signal), STATE_SAVED)
             steps = run.at.iteration
             with run.watch("validation"):
                 rows.append(_finish_epoch(run, val, job, facts))
@@ -146,6 +158,7 @@ def _train(
                 run.save(state, facts=facts)
             saved = time.monotonic()
         run.save_weights(folder / "weights.safetensors", facts=facts)
+    processes.wait_for_all()  # the weights are there for each of them
     if stopped:
         raise Interrupted(stopped[0], STATE_SAVED)
 
@@ -181,6 +194,8 @@ def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
         minimum_class_rate=job.recipe.minimum_class_rate,
         seed=(job.recipe.seed,),
         stage=job.stage,
+        first_sample=processes.rank() * configuration.batch_size,
+        samples_in_all=processes.size() * configuration.batch_size,
     )
     val = replace(crops, cases=tuple(job.split.val), crop_size=patch, seed=(job.recipe.seed, VALIDATION_STREAM))
     begun = (job.folder / STATE).is_file()
@@ -200,6 +215,8 @@ def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
 
 
 def _write_profile(watch: Stopwatch, folder: Path, *, steps: int) -> None:
+    if processes.rank() > 0:
+        return
     write_json(folder / "profile.json", {"steps": steps, "seconds": watch.seconds})
     log.info(
         "%s: an epoch of %d steps, in %s\n%s", folder.name, steps, folder / "profile.json", watch.table(steps=steps)
@@ -230,11 +247,10 @@ def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob, facts: 
     """Validate, keep the best weights, and move the counters to the next epoch; returns the log row."""
     started, at, recipe = time.monotonic(), run.at, run.recipe
     val_loss, dice = run.validate(val, recipe.validation_batches)
-    batch_size = job.plan.configuration(job.configuration).batch_size
     present = [value for value in dice if value is not None]
     mean = float(np.mean(present)) if present else 0.0
     validated_s = time.monotonic() - started
-    at.trained_s += validated_s
+    (at.trained_s,) = processes.most([at.trained_s + validated_s], job.device)
     at.smoothed_dice = mean if at.smoothed_dice is None else SMOOTHING * at.smoothed_dice + (1 - SMOOTHING) * mean
     row = {
         "epoch": at.epoch,
@@ -244,7 +260,7 @@ def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob, facts: 
         "pseudo_dice_mean": mean,
         "learning_rate": at.rate,
         "seconds": at.step_s + validated_s,
-        "images_per_second": at.iteration * batch_size / max(at.step_s, 1e-9),
+        "images_per_second": at.iteration * run.batch_size / max(at.step_s, 1e-9),
         "data_wait_share": at.wait_s / max(at.step_s, 1e-9),
     }
     at.next_epoch()
@@ -281,19 +297,26 @@ def _facts(job: FoldJob) -> dict[str, Any]:
         "dataset": job.plan.dataset,
         "train": job.split.train,
         "val": job.split.val,
+        "processes": processes.size(),
         "made_from": content_key(job.split.model_dump(), cases, decisions, *further),
     }
 
 
 def _state_line(run: Run, done: _Log) -> str:
-    budget = run.recipe.time_budget_s
-    of = f"/{run.recipe.epochs}" if budget is None else f", {run.at.trained_s:.0f} of {budget:.0f} s,"
-    text = f"epoch {run.at.epoch + 1}{of}"
-    if run.at.train_loss is not None:
-        text += f" loss {run.at.train_loss:.3f}"
-    if run.at.step_s:
-        text += f" data wait {run.at.wait_s / run.at.step_s:.0%}"
-    return text if not done.rows else f"{text} pseudo-Dice {done.rows[-1]['pseudo_dice_mean']:.3f}"
+    budget, at = run.recipe.time_budget_s, run.at
+    of = f"/{run.recipe.epochs}" if budget is None else f", {at.trained_s:.0f} of {budget:.0f} s,"
+    text = f"epoch {at.epoch + 1}{of}"
+    if at.train_loss is not None:
+        text += f" loss {at.train_loss:.3f}"
+    if done.rows and done.rows[-1]["val_loss"] is not None:
+        text += f" validation {done.rows[-1]['val_loss']:.3f}"
+    if at.step_s:
+        text += f" {at.iteration * run.batch_size / at.step_s:.1f} images/s data wait {at.wait_s / at.step_s:.0%}"
+    if done.rows:
+        dice = ["-" if value is None else f"{value:.2f}" for value in done.rows[-1]["pseudo_dice"]]
+        many = [*dice[:SHOWN_CLASSES], "..."] if len(dice) > SHOWN_CLASSES else dice
+        text += f" pseudo-Dice {' '.join(many)}"
+    return text
 
 
 def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
@@ -328,13 +351,18 @@ class _Log:
     def __init__(self, path: Path, *, keep: int) -> None:
         self.path = path
         self.rows = [row for row in read_log(path) if row["epoch"] < keep]
+        self.events: Events | None = None
         self._write()
 
     def append(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         self._write()
+        if self.events is not None:
+            self.events.add(row)
 
     def _write(self) -> None:
+        if processes.rank() > 0:
+            return
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
         write_bytes(self.path, text.encode())
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+from autoseg.core.workers import available_cpus
 
 
 def rank() -> int:
@@ -54,10 +60,44 @@ def averaged(values: Tensor) -> Tensor:
     return values if size() == 1 else summed(values) / size()
 
 
-def from_first(values: list[float], device: torch.device) -> list[float]:
-    """The numbers that the first process gives, in every process."""
+def most(values: list[float], device: torch.device) -> list[float]:
+    """For each number, the largest that any process gives: what all of them go by."""
     if size() == 1:
         return values
     shared = torch.tensor(values, dtype=torch.float64, device=device)
-    distributed.broadcast(shared, src=0)
+    distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
     return shared.tolist()
+
+
+def wait_for_all() -> None:
+    """Go on when every process is here."""
+    if size() > 1:
+        distributed.barrier()
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """Context that the first process passes before the others enter it."""
+    if rank() > 0:
+        wait_for_all()
+    yield
+    if rank() == 0:
+        wait_for_all()
+
+
+@contextmanager
+def together(device: torch.device, *, n_here: int) -> Iterator[None]:
+    """Join the processes that torchrun has started, of which `n_here` run on this machine."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, available_cpus() // n_here))
+    # gradients of 1 x 1 kernels have other strides in the channels-last format, which costs nothing that matters
+    warnings.filterwarnings("ignore", message="Grad strides do not match")
+    # the others wait while the first one scores whole images; torchrun ends all when one dies
+    distributed.init_process_group(backend, timeout=timedelta(days=1))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

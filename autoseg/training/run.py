@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from autoseg import __version__
 from autoseg.core.errors import DeviceError
@@ -24,6 +25,7 @@ from autoseg.io.weights import load_weights, save_weights
 from autoseg.nets.build import build_network, channels_last
 from autoseg.nets.device import autocast, choose_precision
 from autoseg.ops.stage_input import one_hot
+from autoseg.training import processes
 from autoseg.training.augmentation import AugmentationRules, augment, centre_crop, perturb
 from autoseg.training.objective import Objective
 from autoseg.training.optimizer import Bend, learning_rate, optimizers
@@ -93,6 +95,12 @@ class Run:
         if pretrained is not None:
             load_pretrained(network, pretrained)
         self.network: nn.Module = network.to(device).train()
+        self.parallel = self.network
+        if processes.size() > 1:
+            devices = [device] if device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.network, device_ids=devices, gradient_as_bucket_view=True)
+        self.batch_size = planned.batch_size * processes.size()
+        self.first_sample = processes.rank() * planned.batch_size
         self.average = (
             {name: p.detach().clone() for name, p in network.named_parameters()} if recipe.weight_average else {}
         )
@@ -119,7 +127,7 @@ class Run:
             image, label = self._to_device(batch)
         with self.watch("augment"):
             if self.recipe.augmentation:
-                image, label = augment(image, label, rules=self.rules, seed=self.recipe.seed, step=self.step_number)
+                image, label = augment(image, label, rules=self.rules, **self._chance)
             else:
                 image, label = centre_crop(image, label, patch_size=self.rules.patch_size)
             image, label = self._with_stage(image, label, perturbed=self.recipe.augmentation)
@@ -130,9 +138,11 @@ class Run:
             group["lr"] = self.at.rate
         self.optimizer.zero_grad(set_to_none=True)
         with self.watch("forward"), autocast(self.device, self.precision):
-            outputs = self.network(image.contiguous(memory_format=self.format))
+            outputs = self.parallel(image.contiguous(memory_format=self.format))
         with self.watch("loss"):
             loss = self.objective(outputs, label, cases=batch["cases"])
+            if self.parallel is not self.network:  # which waits for a gradient of every output, used or not
+                loss = loss + sum(0.0 * output.sum() for output in outputs)
         with self.watch("backward"):
             torch.autograd.backward(self.scaler.scale(loss))
         with self.watch("update"):
@@ -187,7 +197,9 @@ class Run:
         return _Swapped(self.network, self.average)
 
     def save(self, path: Path, *, facts: dict[str, Any]) -> None:
-        """Write all that is needed to continue exactly here."""
+        """Write all that is needed to continue exactly here; of processes that train together the first does it."""
+        if processes.rank() > 0:
+            return
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         tensors |= {f"average.{name}": t for name, t in self.average.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -214,7 +226,9 @@ class Run:
             self.at.bend_step, self.at.bend_rate = self.step_number, self.at.rate
 
     def save_weights(self, path: Path, *, facts: dict[str, Any]) -> None:
-        """Write the weights for prediction (averaged where the recipe averages)."""
+        """Write the weights for prediction (averaged where the recipe averages), as `save` does."""
+        if processes.rank() > 0:
+            return
         with self.averaged_weights():
             facts = {
                 **facts,
@@ -223,6 +237,11 @@ class Run:
                 "epoch": self.at.epoch,
             }
             save_weights(path, self.network.state_dict(), facts=facts)
+
+    @property
+    def _chance(self) -> dict[str, int]:
+        """What the random numbers of this process's samples depend on."""
+        return {"seed": self.recipe.seed, "step": self.step_number, "first_sample": self.first_sample}
 
     def _to_device(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = (torch.as_tensor(batch[key]).to(self.device, non_blocking=True) for key in ("image", "label"))
@@ -236,7 +255,7 @@ class Run:
             return image, label
         channels = one_hot(label[:, 1], self.n_values)
         if perturbed:
-            channels = perturb(channels, seed=self.recipe.seed, step=self.step_number)
+            channels = perturb(channels, **self._chance)
         return torch.cat([image, channels], dim=1), label[:, :1]
 
     @torch.no_grad()

@@ -25,7 +25,8 @@ class CropRules:
     `patch_size` is what the network sees, `crop_size` what is read (more, so that rotated patches are filled).
     `foreground_share` of each batch is centred on a voxel of a class. As a rule its case is drawn evenly, and one of
     the classes in it; `minimum_class_rate` assures every class of at least that share of an even one. `stage` is the
-    folder of an earlier stage's segmentations, where there is one.
+    folder of an earlier stage's segmentations, where there is one. Of several processes that share a step of
+    `samples_in_all` samples, this one reads `batch_size` from `first_sample` on.
     """
 
     store: Path
@@ -37,6 +38,8 @@ class CropRules:
     seed: tuple[int, ...]
     minimum_class_rate: float = 0.0
     stage: Path | None = None
+    first_sample: int = 0
+    samples_in_all: int | None = None
 
 
 def read_batch(rules: CropRules, step: int) -> dict[str, NDArray]:
@@ -49,7 +52,7 @@ def read_batch(rules: CropRules, step: int) -> dict[str, NDArray]:
     """
     store = CaseStore(rules.store)
     index, draws = _opened(rules, index_file(rules.store).stat().st_mtime_ns)
-    first_forced = round(rules.batch_size * (1 - rules.foreground_share))
+    first_forced = round((rules.samples_in_all or rules.batch_size) * (1 - rules.foreground_share))
     read = [
         _read_sample(
             store,
@@ -58,7 +61,7 @@ def read_batch(rules: CropRules, step: int) -> dict[str, NDArray]:
             np.random.default_rng([*rules.seed, step, sample]),
             draws=draws if sample >= first_forced else None,
         )
-        for sample in range(rules.batch_size)
+        for sample in range(rules.first_sample, rules.first_sample + rules.batch_size)
     ]
     cases, images, labels = zip(*read, strict=True)
     return {"image": np.stack(images), "label": np.stack(labels), "step": np.array(step), "cases": np.array(cases)}

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -71,6 +75,24 @@ def test_each_fold_tells_its_epochs_its_state_and_what_continues_it(world, call)
     _, printed, _ = call(main, *world.where)
     assert "  fold 0: 2 of 2 epochs, validated, mean Dice 1.0000" in printed.splitlines()
     assert f"  fold 1: 7 of 40 epochs, not finished: autoseg_train -d 900 --workspace {world.top}" in printed
+
+
+def test_a_running_fold_is_told_from_one_that_died(world, call):
+    for fold, process in ((0, os.getppid()), (1, ended_process())):
+        world.begin_fold("small", fold, epochs=40, done=7)
+        claim = {"host": socket.gethostname(), "process": process}
+        (world.model("small") / f"fold_{fold}" / "running.json").write_text(json.dumps(claim))
+    folds = folds_of(world, call)
+    assert folds["0"]["state"] == f"running (process {os.getppid()} on {socket.gethostname()})"
+    assert folds["0"]["next"] == []
+    assert folds["1"]["state"] == "died"
+    assert folds["1"]["next"][:2] == ["train", "-c"]
+
+
+def ended_process() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
 
 
 def test_command_that_continues_a_fold_is_understood_by_train_with_the_same_recipe(world, call, monkeypatch):

@@ -160,7 +160,7 @@ def test_all_is_taken_when_there_is_nothing_else(results: tuple[Path, Plan]) -> 
 
 
 def test_folds_that_are_missing_are_named(results: tuple[Path, Plan]) -> None:
-    with pytest.raises(UsageError, match=r"fold 2, 7 is not trained.*finished: 0, 1, all"):
+    with pytest.raises(UsageError, match=r"fold 2, 7 is not trained.*there: 0, 1, all"):
         load_ensemble(results[0], folds=["0", "2", "7"], device=CPU)
 
 

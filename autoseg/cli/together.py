@@ -1,0 +1,73 @@
+"""Several processes that train one fold together: started here, or by torchrun on every machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autoseg.pipeline import Together
+
+
+def this_process() -> Together | None:
+    """Which of torchrun's processes this is; None when torchrun has not started it."""
+    if "LOCAL_RANK" not in os.environ:
+        return None
+    from autoseg.pipeline import Together
+
+    return Together(local_rank=int(os.environ["LOCAL_RANK"]), local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all: it was not started by torchrun, or is the first that was."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def spoken_by_first() -> Iterator[None]:
+    """In this context the first process speaks for all; the others tell only what is wrong with data or device."""
+    if is_first():
+        yield
+        return
+    from autoseg.core.errors import DataError, DeviceError
+
+    logging.getLogger().setLevel(logging.ERROR)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+    try:
+        yield
+    except (DataError, DeviceError):
+        raise
+    except BaseException:
+        sys.stderr = sys.stdout
+        raise
+
+
+def start(n: int, argv: Sequence[str]) -> int:
+    """Run autoseg_train in `n` processes of this machine, as torchrun does; returns the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.ERROR)  # the processes tell themselves what is wrong
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=n,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, entrypoint=sys.executable)("-m", "autoseg", "train", *argv)
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        return next((code for code in codes if code > 0), 1)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0

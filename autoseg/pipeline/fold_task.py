@@ -1,0 +1,116 @@
+"""One fold from its case store to its scores: trained, its curve drawn, its validation cases predicted and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoseg import evaluation, prediction, reporting, training
+from autoseg.core.dataset import Dataset
+from autoseg.core.errors import DataError, Problem
+from autoseg.core.heartbeat import at_work
+from autoseg.core.scores import Scores, mark_validated, validation_scores
+from autoseg.nets.device import choose_precision, enough_memory, free_memory_gb
+from autoseg.pipeline.fitting import what_fits
+from autoseg.pipeline.outcome import few_workers
+from autoseg.training import processes
+
+FoldProgress = Callable[[str, int, int, str], None]  # stage, done, total, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldTask:
+    """A fold to train and to validate, and the results folder that it belongs to."""
+
+    dataset: Dataset
+    job: training.FoldJob
+    fold: str
+    results: Path
+    workers: int | None = None
+
+
+def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]:
+    """Do what is still to be done for a fold.
+
+    Returns:
+        {"trained_now", "validated_now", "mean_dice"}; the last is None where no label has a Dice.
+
+    Raises:
+        UsageError: another process is at work on this fold. And what `training.train_fold` raises.
+        DataError: cases could not be predicted or scored; the others have been.
+    """
+    job, fold = task.job, task.fold
+    claim = at_work(job.folder) if processes.rank() == 0 else nullcontext()
+    with claim, enough_memory(lambda: _what_fits(job)):
+        trained_now = training.train_fold(
+            job, progress=lambda done, total, text: progress(f"fold {fold}", done, total, text)
+        )
+        names = list(task.dataset.labels.foreground)
+        with processes.first_alone():
+            if processes.rank() == 0:
+                rows = training.read_log(job.folder / "log.jsonl")
+                reporting.curve_picture(rows, job.folder / "progress.png", label_names=names)
+            scores = validation_scores(job.folder)
+        validated_now = scores is None
+        if scores is None:
+            scores = _validate(task, progress)
+        return {
+            "trained_now": trained_now,
+            "validated_now": validated_now,
+            "mean_dice": None if scores is None else scores.mean_dice,
+        }
+
+
+def _what_fits(job: training.FoldJob) -> str:
+    free_gb = free_memory_gb(job.device) + torch.cuda.memory_reserved(job.device) / 1e9
+    precision = choose_precision(job.device, job.recipe.precision)
+    return what_fits(job.plan, job.configuration, job.recipe, precision=precision, free_gb=free_gb)
+
+
+def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
+    """Predict the validation cases of a fold from their raw images and score them against the raw labels.
+
+    Processes that train together share the cases; the first one scores (the others return None).
+    """
+    dataset, job, fold = task.dataset, task.job, task.fold
+    ensemble = prediction.load_ensemble(
+        task.results,
+        folds=[fold],
+        device=job.device,
+        precision=job.recipe.precision,
+        # a cascade's first stage must not have seen these cases either; fold all has seen them all in any case
+        previous_folds=None if fold == "all" else [fold],
+    )
+    cases = [dataset.cases[case] for case in job.split.val]
+    validation = job.folder / "validation"
+    ending = dataset.json.file_ending
+    problems: list[Problem] = []
+    own = cases[processes.rank() :: processes.size()]
+    for number, case in enumerate(own):
+        progress(f"validate fold {fold}", number, len(own), case.id)
+        try:
+            prediction.predict_case(ensemble, case, validation / f"{case.id}{ending}")
+        except DataError as error:
+            problems += error.problems
+    progress(f"validate fold {fold}", len(own), len(own), "")
+    processes.wait_for_all()
+    if processes.rank() > 0:
+        return None
+    scores, more = evaluation.evaluate(
+        {case.id: validation / f"{case.id}{ending}" for case in cases},
+        {case.id: case.label for case in cases if case.label is not None},
+        labels=dataset.labels,
+        annotated_classes=dataset.annotated_classes,
+        workers=few_workers(len(cases), task.workers),
+    )
+    evaluation.write_scores(scores, validation)
+    known = {problem.case for problem in problems}
+    if problems := problems + [problem for problem in more if problem.case not in known]:
+        raise DataError(problems)
+    mark_validated(job.folder)
+    return scores
