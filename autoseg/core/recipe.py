@@ -37,6 +37,7 @@ class Recipe(Record):
     minimum_class_rate: float = Field(default=0.0, ge=0, le=1)
     weight_average: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    compile: bool = True
     seed: int = Field(default=0, ge=0)
     deterministic: bool = False
     save_every_minutes: float = Field(default=5.0, gt=0)

@@ -39,6 +39,7 @@ from autoseg.training.stopwatch import Stopwatch
 
 VALIDATION_STREAM = 1  # keeps validation crops apart from training crops of the same seed
 SMOOTHING = 0.9
+LONG_STEPS, LONG_S = 10_000, 3600.0
 SHOWN_CLASSES = 6  # in the line of progress; the log has all
 SLOWER, SLOWEST = 0.5, 0.1  # learning rate after a divergence; below that share it is given up
 log = logging.getLogger(__name__)
@@ -94,6 +95,9 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
         return False
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = (
+        not recipe.deterministic
+    )  # patches have one size: the fastest kernels are found once
     with processes.first_alone():
         build_index(CaseStore(job.store))
         if processes.rank() == 0:
@@ -131,6 +135,8 @@ def _train(
         batches(val_crops, first_step=val_step, workers=min(1, workers)) as val,
     ):
         saved = time.monotonic()
+        if job.device.type == "cuda" and recipe.compile and not recipe.deterministic and _is_long(run):
+            run.try_compiler()
         if job.profile:
             run.watch = Stopwatch(run.device)
         while not run.is_over:
@@ -234,6 +240,14 @@ def _timed_step(run: Run, train: Iterator[dict[str, Any]]) -> None:
     took = time.monotonic() - started
     run.at.step_s += took
     run.at.trained_s += took
+
+
+def _is_long(run: Run) -> bool:
+    """Whether what is left is worth some minutes of compilation."""
+    recipe = run.recipe
+    if recipe.time_budget_s is not None:
+        return recipe.time_budget_s - run.at.trained_s > LONG_S
+    return recipe.epochs * recipe.iterations - run.step_number > LONG_STEPS
 
 
 def _done_of(run: Run) -> tuple[int, int]:

@@ -18,20 +18,28 @@ schedules: Registry[Callable[[float], float]] = Registry("schedule")
 @optimizers.register("sgd")
 def sgd(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """Stochastic gradient descent with Nesterov momentum."""
+    parameters = [*parameters]
     return torch.optim.SGD(
         parameters,
         recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        foreach=True,
+        **_at_once(parameters),
     )
 
 
 @optimizers.register("adamw")
 def adamw(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay."""
-    return torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+    parameters = [*parameters]
+    rates = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    return torch.optim.AdamW(parameters, **rates, **_at_once(parameters))
+
+
+def _at_once(parameters: list[torch.nn.Parameter]) -> dict[str, bool]:
+    """All weights in few operations: on a GPU in one kernel."""
+    return {"fused" if all(p.device.type == "cuda" for p in parameters) else "foreach": True}
 
 
 @schedules.register("poly")

@@ -27,6 +27,7 @@ from autoseg.nets.device import autocast, choose_precision
 from autoseg.ops.stage_input import one_hot
 from autoseg.training import processes
 from autoseg.training.augmentation import AugmentationRules, augment, centre_crop, perturb
+from autoseg.training.compiling import compiled_if_faster
 from autoseg.training.objective import Objective
 from autoseg.training.optimizer import Bend, learning_rate, optimizers
 from autoseg.training.pretrained import load_pretrained
@@ -89,9 +90,8 @@ class Run:
         planned = plan.configuration(configuration)
         self.n_values = len(plan.scheme.values)
         self.format = channels_last(planned.dimensions)
-        network = build_network(
-            planned.network, n_channels=plan.input_channels(configuration), n_outputs=plan.scheme.n_outputs
-        )
+        self.n_channels = plan.input_channels(configuration)
+        network = build_network(planned.network, n_channels=self.n_channels, n_outputs=plan.scheme.n_outputs)
         if pretrained is not None:
             load_pretrained(network, pretrained)
         self.network: nn.Module = network.to(device).train()
@@ -141,7 +141,7 @@ class Run:
             outputs = self.parallel(image.contiguous(memory_format=self.format))
         with self.watch("loss"):
             loss = self.objective(outputs, label, cases=batch["cases"])
-            if self.parallel is not self.network:  # which waits for a gradient of every output, used or not
+            if processes.size() > 1:  # DistributedDataParallel waits for a gradient of every output, used or not
                 loss = loss + sum(0.0 * output.sum() for output in outputs)
         with self.watch("backward"):
             torch.autograd.backward(self.scaler.scale(loss))
@@ -175,6 +175,20 @@ class Run:
                 "these images, or train with a smaller learning rate "
                 f"(--set learning_rate={self.recipe.learning_rate / 10:g}) or with --set precision=float32"
             )
+
+    def try_compiler(self) -> None:
+        """Use a compiled network from here on, where that is faster on the shapes of this training."""
+        shape = (self.batch_size // processes.size(), self.n_channels, *self.rules.patch_size)
+        image = torch.zeros(shape, device=self.device).contiguous(memory_format=self.format)
+        label = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.int64, device=self.device)
+
+        def step(network: nn.Module) -> None:
+            with autocast(self.device, self.precision):
+                outputs = network(image)
+            torch.autograd.backward(self.objective(outputs, label) + sum(0.0 * output.sum() for output in outputs))
+            self.optimizer.zero_grad(set_to_none=True)
+
+        self.parallel = compiled_if_faster(self.parallel, step, wait=torch.cuda.synchronize)
 
     @torch.no_grad()
     def validate(self, batches: Iterator[dict[str, Any]], n: int) -> tuple[float, list[float | None]]:

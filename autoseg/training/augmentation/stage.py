@@ -38,9 +38,11 @@ def perturb(channels: Tensor, *, seed: int, step: int, first_sample: int = 0) ->
     random = [
         generator_for(seed=seed, step=step, sample=first_sample + sample, stream=STREAM) for sample in range(len(masks))
     ]
+    # whoever comes first gives way to those after it; one order for the step, so that samples can be changed together
+    order = np.random.default_rng([seed, step, STREAM]).permutation(masks.shape[1])
     changed = [rng.random() < MORPHOLOGY_P for rng in random]
     dropped = [rng.random() < DROP_P for rng in random]
-    for label in range(masks.shape[1]):
+    for label in order:
         chosen = [i for i, rng in enumerate(random) if changed[i] and rng.random() < MORPHOLOGY_LABEL_P]
         if chosen:
             _change_shape(masks, chosen, label, [random[i] for i in chosen])
