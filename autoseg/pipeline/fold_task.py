@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from autoseg.pipeline.fitting import what_fits
 from autoseg.pipeline.outcome import few_workers
 from autoseg.training import processes
 
+DRAWN_EVERY_S = 60.0
 FoldProgress = Callable[[str, int, int, str], None]  # stage, done, total, text
 
 
@@ -47,14 +50,15 @@ def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]
     job, fold = task.job, task.fold
     claim = at_work(job.folder) if processes.rank() == 0 else nullcontext()
     with claim, enough_memory(lambda: _what_fits(job)):
+        picture = _Picture(job.folder / "progress.png", names=[*task.dataset.labels.foreground])
         trained_now = training.train_fold(
-            job, progress=lambda done, total, text: progress(f"fold {fold}", done, total, text)
+            job,
+            progress=lambda done, total, text: progress(f"fold {fold}", done, total, text),
+            epoch_done=picture.draw_now_and_then,
         )
-        names = list(task.dataset.labels.foreground)
         with processes.first_alone():
             if processes.rank() == 0:
-                rows = training.read_log(job.folder / "log.jsonl")
-                reporting.curve_picture(rows, job.folder / "progress.png", label_names=names)
+                picture.draw(training.read_log(job.folder / "log.jsonl"))
             scores = validation_scores(job.folder)
         validated_now = scores is None
         if scores is None:
@@ -64,6 +68,21 @@ def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]
             "validated_now": validated_now,
             "mean_dice": None if scores is None else scores.mean_dice,
         }
+
+
+class _Picture:
+    """progress.png of a fold, drawn while it is trained."""
+
+    def __init__(self, path: Path, *, names: list[str]) -> None:
+        self.path, self.names, self.drawn = path, names, -math.inf
+
+    def draw(self, rows: list[dict[str, Any]]) -> None:
+        reporting.curve_picture(rows, self.path, label_names=self.names)
+
+    def draw_now_and_then(self, rows: list[dict[str, Any]]) -> None:
+        if processes.rank() == 0 and time.monotonic() - self.drawn > DRAWN_EVERY_S:
+            self.draw(rows)
+            self.drawn = time.monotonic()
 
 
 def _what_fits(job: training.FoldJob) -> str:

@@ -75,11 +75,17 @@ class FoldJob:
 Progress = Callable[[int, int, str], None]
 
 
-def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: None) -> bool:
+def train_fold(
+    job: FoldJob,
+    *,
+    progress: Progress = lambda done, total, text: None,
+    epoch_done: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> bool:
     """Train a fold to the end of its recipe, from the last saved state if there is one.
 
     Writes into the fold's folder: recipe.json, log.jsonl (a row per epoch), state_latest.safetensors,
-    weights_best.safetensors (best smoothed pseudo-Dice) and, when finished, weights.safetensors.
+    weights_best.safetensors (best smoothed pseudo-Dice) and, when finished, weights.safetensors. `epoch_done` is called
+    with the rows of the log after every epoch.
 
     Returns:
         False when the fold was finished before, with this recipe, and nothing was done.
@@ -105,7 +111,7 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
     run, crops, val_crops = _prepare(job)
     while True:
         try:
-            _train(run, crops, val_crops, job, facts, progress)
+            _train(run, crops, val_crops, job, facts, progress, epoch_done)
         except Diverged as error:
             factor = run.at.rate_factor * SLOWER
             if factor < SLOWEST:
@@ -118,7 +124,13 @@ def train_fold(job: FoldJob, *, progress: Progress = lambda done, total, text: N
 
 
 def _train(
-    run: Run, crops: CropRules, val_crops: CropRules, job: FoldJob, facts: dict[str, Any], progress: Progress
+    run: Run,
+    crops: CropRules,
+    val_crops: CropRules,
+    job: FoldJob,
+    facts: dict[str, Any],
+    progress: Progress,
+    epoch_done: Callable[[list[dict[str, Any]]], None],
 ) -> None:
     """Train from where a run is to the end, saving its state. Raises Interrupted, Diverged."""
     recipe, folder = job.recipe, job.folder
@@ -154,6 +166,7 @@ def _train(
             steps = run.at.iteration
             with run.watch("validation"):
                 rows.append(_finish_epoch(run, val, job, facts))
+            epoch_done(rows.rows)
             if isinstance(run.watch, Stopwatch):
                 _write_profile(run.watch, folder, steps=steps)
                 run.watch = lambda part: nullcontext()
