@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from autoseg.core.errors import DeviceError, UsageError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGEST_INT = -1, -3, 2**31 - 1  # of glibc's malloc.h
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -91,6 +95,18 @@ def _native_bf16() -> bool:
     tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     native = any(getattr(torch.cpu, name, bool)() for name in tests)
     return native and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def keep_freed_memory() -> None:
+    """On a CPU with glibc: hold memory that was freed for the next step instead of giving it back to the system.
+
+    Feature maps of some hundred megabytes are allocated and freed in every step; each time, the system would hand out
+    and clear every page of them anew. See documentation/decisions/0024.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            mallopt(parameter, LARGEST_INT)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

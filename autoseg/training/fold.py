@@ -101,7 +101,9 @@ def train_fold(
         return False
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = (
+    if job.device.type == "cpu":
+        keep_freed_memory()
+    torch.backends.cudnn.benchmark = not recipe.deterministic  # patches have one size: one search for fast kernels
         not recipe.deterministic
     )  # patches have one size: the fastest kernels are found once
     with processes.first_alone():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import statistics
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import SimpleITK as sitk
-from measured import Measured, run
+from measured import Measured, machine, run
 from volumes import differences
 
 from autoseg.core.workers import available_cpus
@@ -201,20 +200,7 @@ def main() -> None:
     for step in args.only or STEPS:
         for result in steps[step]():
             known = [*(one for one in known if one["name"] != result["name"]), result]
-            path.write_text(json.dumps({"machine": _machine(), "results": known}, indent=1))
-
-
-def _machine() -> dict[str, object]:
-    import torch
-
-    rows = Path("/proc/cpuinfo").read_text().splitlines()
-    return {
-        "cpu": next((row.partition(":")[2].strip() for row in rows if row.startswith("model name")), "unknown"),
-        "cpus": available_cpus(),
-        "memory_gb": round(int(Path("/proc/meminfo").read_text().split()[1]) / 1e6, 1),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+            path.write_text(json.dumps({"machine": machine(), "results": known}, indent=1))
 
 
 if __name__ == "__main__":

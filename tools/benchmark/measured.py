@@ -1,13 +1,16 @@
-"""Run a command; measure wall time and the peak memory of all its processes together."""
+"""Run a command; measure wall time and the peak memory of all its processes together. And where: the machine."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from autoseg.core.workers import available_cpus
 
 SAMPLE_S = 0.1
 
@@ -68,3 +71,17 @@ def _memory(process: int) -> int:
     except OSError:
         return 0
     return next((int(row.split()[1]) * 1024 for row in rows if row.startswith("Pss:")), 0)
+
+
+def machine() -> dict[str, object]:
+    """What a benchmark runs on."""
+    import torch
+
+    rows = Path("/proc/cpuinfo").read_text().splitlines()
+    return {
+        "cpu": next((row.partition(":")[2].strip() for row in rows if row.startswith("model name")), "unknown"),
+        "cpus": available_cpus(),
+        "memory_gb": round(int(Path("/proc/meminfo").read_text().split()[1]) / 1e6, 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

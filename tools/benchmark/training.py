@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import HIPPOCAMPUS, make_hippocampus
-from measured import run
+from measured import machine, run
 
 HERE = Path(__file__).resolve().parent
 VALIDATION_STEPS = 5
@@ -140,6 +140,7 @@ def main() -> None:
     bench.prepare()
     path = work / "training.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
+    known |= {"machine": machine(), "settings": {"features": args.features, "batch": args.batch}}
     if args.what == "speed":
         known["speed"] = speed(bench, rounds=args.rounds)
         path.write_text(json.dumps(known, indent=1))
