@@ -26,6 +26,7 @@ from autoseg.core.workers import available_cpus
 from autoseg.io.case_store import CaseStore, StageStore
 from autoseg.io.class_index import build_index
 from autoseg.io.weights import load_weights
+from autoseg.nets.device import keep_freed_memory
 from autoseg.training import processes
 from autoseg.training.augmentation import AugmentationRules, crop_size, rules_for
 from autoseg.training.events import Events
@@ -104,8 +105,6 @@ def train_fold(
     if job.device.type == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.benchmark = not recipe.deterministic  # patches have one size: one search for fast kernels
-        not recipe.deterministic
-    )  # patches have one size: the fastest kernels are found once
     with processes.first_alone():
         build_index(CaseStore(job.store))
         if processes.rank() == 0:
