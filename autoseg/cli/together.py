@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from autoseg.pipeline import Together
 
 
+STARTED_BY_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+
+
 def this_process() -> Together | None:
     """Which of torchrun's processes this is; None when torchrun has not started it."""
-    if "LOCAL_RANK" not in os.environ:
+    if not os.environ.keys() >= STARTED_BY_TORCHRUN:
         return None
     from autoseg.pipeline import Together
 
@@ -25,7 +28,7 @@ def this_process() -> Together | None:
 
 def is_first() -> bool:
     """Whether this process speaks for all: it was not started by torchrun, or is the first that was."""
-    return os.environ.get("RANK", "0") == "0"
+    return this_process() is None or os.environ["RANK"] == "0"
 
 
 @contextmanager
@@ -67,7 +70,18 @@ def start(n: int, argv: Sequence[str]) -> int:
         elastic_launch(config, entrypoint=sys.executable)("-m", "autoseg", "train", *argv)
     except ChildFailedError as error:
         codes = [failure.exitcode for failure in error.failures.values()]
-        return next((code for code in codes if code > 0), 1)
+        if told := [code for code in codes if code > 0]:
+            return told[0]
+        cause = f"ended by signal {-codes[0]}, usually for lack of memory" if codes else "ended"
+        print(f"a process was {cause}; run the same command again: training resumes", file=sys.stderr)
     except SignalException as error:
         return 128 + int(error.sigval)
-    return 0
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, RuntimeError) as error:
+        print(f"the processes could not be started ({error}); train on one device, without --gpus", file=sys.stderr)
+    else:
+        return 0
+    finally:
+        logging.disable(logging.NOTSET)
+    return 1

@@ -143,6 +143,16 @@ def _base_recipe(name: str | None, results: Path, changes: dict[str, Any]) -> Re
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    with together.spoken_by_first():
+        outcome, text = _train(args)
+    if together.is_first():
+        return outcome, text
+    from autoseg.pipeline import Outcome
+
+    return Outcome(), ""
+
+
+def _train(args: argparse.Namespace) -> tuple[Outcome, str]:
     options.load_plugin(args)
     from autoseg.pipeline import TrainOptions, train
 
@@ -153,18 +163,16 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         configuration=args.configuration,
         planner=args.planner,
         folds=tuple(args.folds),
-        device=args.device,
+        device="cuda" if args.gpus == 1 and args.device is None else args.device,
         loaders=args.loaders,
         pretrained=args.pretrained,
+        plugin=args.plugin,
         profile=args.profile,
         tensorboard=args.tensorboard,
         workers=args.workers,
         together=together.this_process(),
     )
-    with together.spoken_by_first():
-        outcome = train(folder, workspace, wanted, progress=ProgressDisplay())
-    if not together.is_first():
-        outcome.warnings.clear()
+    outcome = train(folder, workspace, wanted, progress=ProgressDisplay())
     lines = []
     for fold, facts in outcome.facts.items():
         if fold.startswith("fold_"):

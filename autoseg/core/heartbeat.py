@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoseg.core.errors import DataError, UsageError
-from autoseg.core.files import write_json
 from autoseg.core.records import Record
 
 NAME = "running.json"
@@ -36,13 +35,19 @@ def at_work(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: another process is at work there.
     """
-    if other := worker_in(folder):
-        raise UsageError(
-            f"{folder} is being worked on by {other}; wait until it is done, or stop it (one that was killed on "
-            f"another machine is taken for dead after {DEAD_AFTER_S / 60:.0f} minutes)"
-        )
     path = folder / NAME
-    write_json(path, Worker(host=socket.gethostname(), process=os.getpid()).model_dump())
+    me = Worker(host=socket.gethostname(), process=os.getpid())
+    folder.mkdir(parents=True, exist_ok=True)
+    if (other := worker_in(folder)) and (other.host == me.host or _beats(path)):
+        raise UsageError(f"{folder} is being worked on by {other}; wait until it is done, or stop it")
+    path.unlink(missing_ok=True)
+    try:
+        with open(path, "x") as file:  # of two that begin at once, one gets it
+            file.write(me.model_dump_json())
+    except FileExistsError as error:
+        raise UsageError(
+            f"{folder} is being worked on by somebody who began just now; wait until it is done"
+        ) from error
     over = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, over), daemon=True)
     beating.start()
@@ -51,7 +56,20 @@ def at_work(folder: Path) -> Iterator[None]:
     finally:
         over.set()
         beating.join()
-        path.unlink(missing_ok=True)
+        with suppress(DataError):
+            if Worker.read(path) == me:
+                path.unlink()
+
+
+def _beats(path: Path) -> bool:
+    """Whether a claim from another machine, whose clock may be another, is touched while one looks on."""
+    first, end = path.stat().st_mtime, time.monotonic() + 3 * BEAT_S
+    while time.monotonic() < end:
+        time.sleep(BEAT_S / 10)
+        with suppress(OSError):
+            if path.stat().st_mtime != first:
+                return True
+    return False
 
 
 def _beat(path: Path, over: threading.Event) -> None:
@@ -79,6 +97,8 @@ def died_in(folder: Path) -> bool:
 
 
 def _lives(process: int) -> bool:
+    if os.name != "posix":  # where signal 0 is none
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

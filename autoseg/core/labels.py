@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,6 +59,12 @@ class LabelScheme:
         inside = zip(self.foreground, self.regions_inside, strict=True)
         ordered = sorted((members[0], name) for name, members in inside)
         return {"background": 0, **{name: channel for channel, name in ordered}}
+
+    def inside_pairs(self, pairs: Iterable[tuple[str, str]]) -> tuple[tuple[int, int], ...]:
+        """Values inside of pairs of names that stand for one value each."""
+        return tuple(
+            (self.values.index(self.foreground[a][0]), self.values.index(self.foreground[b][0])) for a, b in pairs
+        )
 
     @property
     def ignore_inside(self) -> int | None:

@@ -12,14 +12,15 @@ from autoseg.core.errors import Interrupted
 
 @contextmanager
 def remembered_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one ends the program at once.
+    """Collects SIGTERM and SIGINT instead of dying of them; a second Ctrl-C ends the program at once.
 
+    A second SIGTERM does not: a job scheduler sends one to every process of a job, and a parent passes on its own.
     Outside the main thread, which alone is told of signals, the list stays empty.
     """
     received: list[int] = []
 
     def remember(number: int, _: object) -> None:
-        if received:
+        if number == signal.SIGINT and number in received:
             raise KeyboardInterrupt
         received.append(number)
 

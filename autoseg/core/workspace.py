@@ -34,6 +34,10 @@ class Workspace:
         """Folder of the preprocessed cases of one configuration."""
         return self.preprocessed / dataset / f"{planner}__{configuration}"
 
+    def stage_store(self, dataset: str, planner: str, configuration: str) -> Path:
+        """Folder of what an earlier stage answered for the cases of a cascade's configuration."""
+        return self.case_store(dataset, planner, configuration) / "earlier_stage"
+
     def model(self, dataset: str, planner: str, configuration: str) -> Path:
         """Results folder of one configuration: model.json, fold_*, crossval."""
         return self.results / dataset / f"{planner}__{configuration}"

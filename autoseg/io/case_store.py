@@ -162,12 +162,13 @@ class StageStore:
     folder: Path
 
     def write(self, case_id: str, segmentation: NDArray[np.int16], *, key: str, patch_size: Sequence[int]) -> None:
-        """Store values inside (Z, Y, X) on the grid of the stored case; killed in between, it leaves none."""
-        description = _file(self.folder, case_id, "json")
-        description.unlink(missing_ok=True)
+        """Store values inside (Z, Y, X) on the grid of the stored case.
+
+        Several processes may do so at once, with the same values, while others read.
+        """
         path = _file(self.folder, case_id, "segmentation.b2nd")
         _write_array(path, segmentation, patch_size=patch_size, shuffle=blosc2.Filter.BITSHUFFLE)
-        StageMeta(key=key).write(description)
+        StageMeta(key=key).write(_file(self.folder, case_id, "json"))
 
     def open(self, case_id: str) -> Any:
         """int16 (Z, Y, X) on disk; slicing gives NumPy arrays. Raises DataError when it is missing or damaged."""

@@ -47,17 +47,20 @@ def choose_devices(names: str | None) -> list[torch.device]:
     return [choose_device(name) for name in names.split(",")] if names is not None else [choose_device(None)]
 
 
-def device_of_rank(name: str | None, local_rank: int) -> torch.device:
-    """The device of one of several processes on a machine: each has a GPU of its own, or they share the CPU.
+def device_of_rank(name: str | None, *, local_rank: int, local_size: int) -> torch.device:
+    """The device of one of `local_size` processes on a machine: each has a GPU of its own, or they share the CPU.
 
     Raises:
-        UsageError: a device by number. DeviceError: there are fewer GPUs than processes.
+        UsageError: a device by number. DeviceError: there are fewer GPUs than processes; in each of them alike.
     """
     if name not in (None, "cpu", "cuda"):
-        todo = "with several processes give cpu, cuda or nothing; each takes a GPU of its own"
-        raise UsageError(f"--device {name}: {todo}")
-    device = choose_device(name)
-    return choose_device(f"cuda:{local_rank}") if device.type == "cuda" else device
+        raise UsageError(f"--device {name}: several processes take cpu, cuda or nothing; each has a GPU of its own")
+    if name == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.device_count() < local_size:
+        found = f"{local_size} processes need as many GPUs, and {torch.cuda.device_count()} were found"
+        raise DeviceError(f"{found}; ask for fewer, or for processes on the CPU with --device cpu")
+    return torch.device("cuda", local_rank)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 from autoseg.core.dataset import Dataset
 from autoseg.core.errors import DataError, UsageError
@@ -26,13 +25,13 @@ def out_of_fold_segmentations(
     workspace: Workspace,
     workers: int | None,
     progress: Progress,
-) -> Path:
-    """Store, for each of `cases`, what the earlier stage's fold that had not seen it predicted; returns the folder.
+) -> None:
+    """Store, for each of `cases`, what the earlier stage's fold that had not seen it predicted, in its stage_store.
 
     What is stored already, from the same prediction, is kept.
 
     Raises:
-        UsageError: folds of the earlier stage are not validated, or it was validated with other splits.
+        UsageError: folds of the earlier stage are not validated, or no fold held a case out.
         DataError: a prediction or an image cannot be read.
     """
     stage = plan.configuration(configuration).previous_stage
@@ -51,11 +50,17 @@ def out_of_fold_segmentations(
         for fold, split in enumerate(splits)
         for case in split.val
     }
-    if unseen := sorted(case for case in cases if case not in files or not files[case].is_file()):
+    if unseen := sorted(set(cases) - files.keys()):
         raise UsageError(
-            f"{stage} has no prediction of {', '.join(unseen)}; move {results} away and run {command} again"
+            f"no fold in splits.json holds out {', '.join(unseen)}, so {stage} has no fair answer for them; put each "
+            "case into the val of a fold"
         )
-    store = workspace.case_store(dataset.name, plan.planner, configuration)
+    if lost := sorted(case for case in cases if not files[case].is_file()):
+        raise UsageError(
+            f"the prediction of {stage} for {', '.join(lost)} is gone; delete the validation folder of its fold in "
+            f"{results} and run {command} again"
+        )
+    store = workspace.stage_store(dataset.name, plan.planner, configuration)
     jobs = [
         StageJob(case=dataset.cases[case], prediction=files[case], plan=plan, configuration=configuration, store=store)
         for case in sorted(cases)
@@ -68,4 +73,3 @@ def out_of_fold_segmentations(
         counter(outcome.job.case.id)
     if problems:
         raise DataError(problems)
-    return store

@@ -15,6 +15,7 @@ from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.scores import validation_scores
 from autoseg.core.splits import Split
+from autoseg.core.workers import available_cpus
 from autoseg.core.workspace import Workspace, fold_files, fold_folder
 from autoseg.io.case_store import CaseStore
 from autoseg.nets.device import choose_devices, device_of_rank
@@ -47,6 +48,7 @@ class TrainOptions:
     device: str | None = None
     loaders: int | None = None
     pretrained: Path | None = None
+    plugin: str | None = None
     profile: bool = False
     tensorboard: bool = False
     workers: int | None = None
@@ -61,8 +63,9 @@ def train(folder: Path, workspace: Workspace, options: TrainOptions, *, progress
     """
     if options.together is None:
         return _train(folder, workspace, options, choose_devices(options.device), progress)
-    device = device_of_rank(options.device, options.together.local_rank)
-    with processes.together(device, n_here=options.together.local_size):
+    rank, n_here = options.together.local_rank, options.together.local_size
+    device = device_of_rank(options.device, local_rank=rank, local_size=n_here)
+    with processes.together(device, n_here=n_here):
         return _train(folder, workspace, options, [device], progress if processes.rank() == 0 else silent)
 
 
@@ -82,17 +85,19 @@ def _train(
     results = workspace.model(dataset.name, plan.planner, options.configuration)
     stage = None
     if plan.configuration(options.configuration).previous_stage is not None:
+        stage = workspace.stage_store(dataset.name, plan.planner, options.configuration)
         with processes.first_alone():
-            stage = out_of_fold_segmentations(
-                dataset,
-                plan,
-                options.configuration,
-                splits=splits,
-                cases={case for split in folds.values() for case in (*split.train, *split.val)},
-                workspace=workspace,
-                workers=options.workers,
-                progress=progress,
-            )
+            if processes.rank() == 0:
+                out_of_fold_segmentations(
+                    dataset,
+                    plan,
+                    options.configuration,
+                    splits=splits,
+                    cases={case for split in folds.values() for case in (*split.train, *split.val)},
+                    workspace=workspace,
+                    workers=options.workers,
+                    progress=progress,
+                )
     jobs = {
         fold: training.FoldJob(
             store=store,
@@ -102,7 +107,7 @@ def _train(
             split=split,
             folder=fold_folder(results, fold),
             device=devices[0],
-            loaders=options.loaders,
+            loaders=_loaders(options, n_tasks=min(len(devices), len(folds))),
             pretrained=None if options.pretrained is None else training.pretrained_file(options.pretrained),
             profile=options.profile,
             tensorboard=options.tensorboard,
@@ -117,7 +122,7 @@ def _train(
         _write_model(results, Model(configuration=options.configuration, plan=plan, autoseg_version=__version__))
     outcome = Outcome(warnings=few_cases(len(stored), len(splits)))
     tasks = [
-        FoldTask(dataset=dataset, job=job, fold=fold, results=results, workers=options.workers)
+        FoldTask(dataset=dataset, job=job, fold=fold, results=results, workers=options.workers, plugin=options.plugin)
         for fold, job in jobs.items()
     ]
     several = len(devices) > 1 and len(tasks) > 1
@@ -136,13 +141,26 @@ def _train(
     return outcome
 
 
+def _loaders(options: TrainOptions, *, n_tasks: int) -> int | None:
+    """Processes that read crops for a fold, where several folds or processes share this machine's CPUs."""
+    n_here = n_tasks if options.together is None else options.together.local_size
+    if options.loaders is not None or n_here == 1:
+        return options.loaders
+    return max(1, min(12, available_cpus() // n_here - 1))
+
+
 def _run_in_turn(tasks: Sequence[FoldTask], progress: Progress) -> Iterator[tuple[str, Result]]:
-    """Train and validate folds one after the other; yields (fold, its facts or what went wrong)."""
+    """Train and validate folds one after the other; yields (fold, its facts or what went wrong).
+
+    An error in one of several processes that train together ends them all: the others wait for it.
+    """
     for task in tasks:
         result: Result
         try:
             result = train_and_validate(task, progress)
         except (AutosegError, OSError) as error:
+            if processes.size() > 1:
+                raise
             result = error
         yield task.fold, result
 

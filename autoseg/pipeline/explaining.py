@@ -102,7 +102,7 @@ def explain(
             lines += [f"  {one.decision}: {one.value}", f"    rule     {one.rule}"]
             lines += [f"    numbers  {one.numbers}", f"    changes  {one.change}"]
         facts[name] = {"decisions": [asdict(one) for one in decisions]}
-        if name != "plan" and plan.configuration(name).previous_stage is None:
+        if name != "plan":
             cost = cost_of(plan, name, fingerprint, recipe=recipe, device=device, progress=progress)
             lines += [f"  {line}" for line in _cost_lines(cost, recipe)]
             facts[name]["cost"] = {**asdict(cost), "training_hours": cost.training_hours}

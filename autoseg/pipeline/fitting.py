@@ -42,6 +42,8 @@ def what_fits(plan: Plan, name: str, recipe: Recipe, *, precision: str, free_gb:
     planned = configuration.batch_size
     need = f"a step of batch_size {planned} needs about {need_gb(planned, patch):.1f} GB"
     need += f" where {free_gb:.1f} GB are free"
+    if need_gb(planned, patch) <= RESERVE * free_gb:
+        return f"{need}, which should do; see what else uses the device"
     batch = planned - 1
     while batch >= SMALLEST_BATCH and need_gb(batch, patch) > RESERVE * free_gb:
         batch -= 1

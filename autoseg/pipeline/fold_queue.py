@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -17,6 +19,8 @@ from typing import Any
 import torch
 
 from autoseg.core.errors import AutosegError, DeviceError, Interrupted
+from autoseg.core.signals import uninterrupted
+from autoseg.core.workers import available_cpus
 from autoseg.pipeline.fold_task import FoldTask, train_and_validate
 from autoseg.pipeline.outcome import Progress
 
@@ -37,7 +41,8 @@ def run_in_queue(
 ) -> Iterator[tuple[str, Result]]:
     """Train and validate folds, one at a time on each device; yields (fold, its facts or what went wrong).
 
-    When this process is interrupted, so are the folds, and it waits until each has saved its state.
+    A device on which a fold fails for want of it gets no other while there are others. When this process is
+    interrupted, so are the folds, and it waits until each has saved its state.
     """
     waiting, free = [*tasks], [*devices]
     running: dict[connection.Connection, _Running] = {}
@@ -45,8 +50,9 @@ def run_in_queue(
     try:
         while waiting or running:
             while waiting and free:
-                listening, one = _start(waiting.pop(0), free.pop(0))
-                running[listening] = one
+                with uninterrupted():  # or a fold would run on of which nothing is known here
+                    listening, one = _start(waiting.pop(0), free.pop(0), n_devices=len(devices))
+                    running[listening] = one
             for ready in connection.wait([*running]):
                 assert isinstance(ready, connection.Connection)
                 one = running[ready]
@@ -57,7 +63,8 @@ def run_in_queue(
                     continue
                 one.process.join()
                 del running[ready]
-                free.append(one.device)
+                if not (isinstance(content, DeviceError) and (free or running)):  # else it would fail all the others
+                    free.append(one.device)
                 n_done += 1
                 yield one.task.fold, content
     finally:
@@ -74,12 +81,12 @@ def _summary(n_done: int, n_folds: int, running: Sequence[_Running]) -> tuple[in
     return int(1000 * (n_done + sum(shares))), 1000 * n_folds, text
 
 
-def _start(task: FoldTask, device: torch.device) -> tuple[connection.Connection, _Running]:
+def _start(task: FoldTask, device: torch.device, *, n_devices: int) -> tuple[connection.Connection, _Running]:
     context = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
     listening, telling = context.Pipe(duplex=False)
     placed = replace(task, job=replace(task.job, device=device))
     level = logging.getLogger().getEffectiveLevel()
-    process = context.Process(target=_work, args=(placed, telling, level), name=f"fold {task.fold}")
+    process = context.Process(target=_work, args=(placed, telling, level, n_devices), name=f"fold {task.fold}")
     process.start()
     telling.close()
     return listening, _Running(task=task, device=device, process=process)
@@ -97,7 +104,7 @@ def _receive(listening: connection.Connection, one: _Running) -> tuple[str, Any]
         )
 
 
-def _work(task: FoldTask, telling: connection.Connection, level: int) -> None:
+def _work(task: FoldTask, telling: connection.Connection, level: int, n_devices: int) -> None:
     """What the process of a fold does."""
     logging.basicConfig(level=level, format=f"fold {task.fold}: %(message)s")
     if hasattr(os, "setsid"):
@@ -106,25 +113,34 @@ def _work(task: FoldTask, telling: connection.Connection, level: int) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_stop_with, args=(parent.sentinel,), daemon=True).start()
+    if task.plugin is not None:
+        importlib.import_module(task.plugin)
+    if task.job.device.type == "cpu":
+        torch.set_num_threads(max(1, available_cpus() // n_devices))
     last = 0.0
 
     def progress(stage: str, done: int, total: int, text: str) -> None:
         nonlocal last
         if time.monotonic() - last > TOLD_EVERY_S:
             last = time.monotonic()
-            telling.send(("progress", (stage, done, total, text)))
+            _tell(telling, ("progress", (stage, done, total, text)))
 
     result: Result
     try:
         result = train_and_validate(task, progress)
-    except Interrupted:
+    except KeyboardInterrupt:
         return
     except (AutosegError, OSError) as error:
         result = error
     except Exception as error:
         found = f"unexpected {type(error).__name__}: {error}"
         result = DeviceError(f"{found}; run this fold alone with --debug (-f {task.fold}) and report what it prints")
-    telling.send(("result", result))
+    _tell(telling, ("result", result))
+
+
+def _tell(telling: connection.Connection, message: tuple[str, Any]) -> None:
+    with suppress(OSError):  # the parent has gone: the signal that ends this process is on its way
+        telling.send(message)
 
 
 def _stop(number: int, _: object) -> None:

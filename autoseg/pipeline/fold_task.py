@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -23,18 +24,20 @@ from autoseg.pipeline.outcome import few_workers
 from autoseg.training import processes
 
 DRAWN_EVERY_S = 60.0
+log = logging.getLogger(__name__)
 FoldProgress = Callable[[str, int, int, str], None]  # stage, done, total, text
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldTask:
-    """A fold to train and to validate, and the results folder that it belongs to."""
+    """A fold to train and to validate, the results folder that it belongs to, and a module that registers variants."""
 
     dataset: Dataset
     job: training.FoldJob
     fold: str
     results: Path
     workers: int | None = None
+    plugin: str | None = None
 
 
 def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]:
@@ -48,21 +51,22 @@ def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]
         DataError: cases could not be predicted or scored; the others have been.
     """
     job, fold = task.job, task.fold
-    claim = at_work(job.folder) if processes.rank() == 0 else nullcontext()
-    with claim, enough_memory(lambda: _what_fits(job)):
+    with at_work(job.folder) if processes.rank() == 0 else nullcontext():
         picture = _Picture(job.folder / "progress.png", names=[*task.dataset.labels.foreground])
-        trained_now = training.train_fold(
-            job,
-            progress=lambda done, total, text: progress(f"fold {fold}", done, total, text),
-            epoch_done=picture.draw_now_and_then,
-        )
+        with enough_memory(lambda: _what_fits(job)):
+            trained_now = training.train_fold(
+                job,
+                progress=lambda done, total, text: progress(f"fold {fold}", done, total, text),
+                epoch_done=picture.draw_now_and_then,
+            )
         with processes.first_alone():
             if processes.rank() == 0:
                 picture.draw(training.read_log(job.folder / "log.jsonl"))
             scores = validation_scores(job.folder)
         validated_now = scores is None
         if scores is None:
-            scores = _validate(task, progress)
+            with enough_memory("the fold is trained; close what else uses the device"):
+                scores = _validate(task, progress)
         return {
             "trained_now": trained_now,
             "validated_now": validated_now,
@@ -77,7 +81,10 @@ class _Picture:
         self.path, self.names, self.drawn = path, names, -math.inf
 
     def draw(self, rows: list[dict[str, Any]]) -> None:
-        reporting.curve_picture(rows, self.path, label_names=self.names)
+        try:
+            reporting.curve_picture(rows, self.path, label_names=self.names)
+        except OSError as error:  # no reason to end a training
+            log.warning("%s could not be written: %s", self.path, error)
 
     def draw_now_and_then(self, rows: list[dict[str, Any]]) -> None:
         if processes.rank() == 0 and time.monotonic() - self.drawn > DRAWN_EVERY_S:
@@ -112,12 +119,14 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
     own = cases[processes.rank() :: processes.size()]
     for number, case in enumerate(own):
         progress(f"validate fold {fold}", number, len(own), case.id)
+        path = validation / f"{case.id}{ending}"
         try:
-            prediction.predict_case(ensemble, case, validation / f"{case.id}{ending}")
+            prediction.predict_case(ensemble, case, path)
         except DataError as error:
+            path.unlink(missing_ok=True)  # an older prediction must not pass for this one
             problems += error.problems
     progress(f"validate fold {fold}", len(own), len(own), "")
-    processes.wait_for_all()
+    problems = processes.gathered(problems)
     if processes.rank() > 0:
         return None
     scores, more = evaluation.evaluate(

@@ -85,22 +85,21 @@ class Ensemble:
         """What the networks see of tiles that were flipped along `axes`."""
         if self.previous is None:
             return tiles
-        labels = exchange(tiles[:, -1].long(), self._swapped_values(axes))
+        pairs = self.plan.scheme.inside_pairs(self._swapped_names(axes))
+        labels = exchange(tiles[:, -1].long(), pairs)
         return torch.cat([tiles[:, :-1], one_hot(labels, len(self.plan.scheme.values))], dim=1)
 
-    def _swapped_values(self, axes: Sequence[int]) -> list[tuple[int, int]]:
-        """Values inside that change places when an image is flipped along `axes`."""
-        if self.plan.left_right_axis(self.configuration.dimensions) not in axes:
-            return []
-        values = self.plan.scheme.outputs
-        return [(values[left], values[right]) for left, right in self.configuration.mirror_label_pairs]
+    def _swapped_names(self, axes: Sequence[int]) -> list[tuple[str, str]]:
+        """Labels that change places when an image is flipped along `axes`."""
+        across = self.plan.left_right_axis(self.configuration.dimensions) in axes
+        return self.configuration.mirror_label_pairs if across else []
 
     def _swapped_outputs(self, axes: Sequence[int]) -> list[int] | None:
         """Order of output channels that undoes a left-right flip, None when no label changes places."""
-        pairs = self._swapped_values(axes)
+        pairs, channel = self._swapped_names(axes), self.plan.scheme.outputs
         order = list(range(self.n_outputs))
-        for a, b in pairs:
-            order[a], order[b] = b, a
+        for left, right in pairs:
+            order[channel[left]], order[channel[right]] = channel[right], channel[left]
         return order if pairs else None
 
 
@@ -139,7 +138,13 @@ def load_ensemble(
     if configuration.previous_stage is not None:
         earlier = folder.resolve().with_name(f"{model.plan.planner}__{configuration.previous_stage}")
         previous = load_ensemble(
-            earlier, folds=previous_folds, device=device, precision=precision, mirroring=mirroring, weights=weights
+            earlier,
+            folds=previous_folds,
+            device=device,
+            precision=precision,
+            mirroring=mirroring,
+            previous_folds=previous_folds,
+            weights=weights,
         )
     files = [fold_folder(folder, fold) / WEIGHTS[weights] for fold in wanted]
     networks = tuple(_load_network(model, configuration, file, device) for file in files)

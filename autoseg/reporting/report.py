@@ -142,7 +142,10 @@ def _every_case(scores: Scores) -> str:
     rows = []
     for case, labels in scores.cases.items():
         known = [row.dice for row in labels.values() if row.dice is not None]
-        cells = [f"{_number(row.dice, 4)} / {_number(row.hd95_mm, 1)}" for row in labels.values()]
+        cells = [
+            f"{_number(labels[name].dice, 4)} / {_number(labels[name].hd95_mm, 1)}" if name in labels else "-"
+            for name in scores.summary
+        ]
         rows.append((sum(known) / len(known) if known else float("inf"), [case, *cells]))
     header = ["case", *(f"{name}: Dice / HD95 mm" for name in scores.summary)]
     ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0])]

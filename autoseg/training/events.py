@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from autoseg.core.errors import UsageError
 
 
+def check_tensorboard() -> None:
+    """Raise UsageError when the package is missing."""
+    if find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs the package tensorboard; pip install tensorboard")
+
+
 class Events:
     """A folder of events, one set per epoch; those of epochs that are repeated after a kill count no more."""
 
     def __init__(self, folder: Path, *, label_names: Sequence[str], first_epoch: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError("--tensorboard needs the package tensorboard; pip install tensorboard") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self.label_names = label_names
         self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from autoseg.core.errors import Interrupted, UsageError
+from autoseg.core.errors import DataError, Interrupted, Problem, UsageError
 from autoseg.core.files import content_key, write_bytes, write_json
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
@@ -29,7 +30,7 @@ from autoseg.io.weights import load_weights
 from autoseg.nets.device import keep_freed_memory
 from autoseg.training import processes
 from autoseg.training.augmentation import AugmentationRules, crop_size, rules_for
-from autoseg.training.events import Events
+from autoseg.training.events import Events, check_tensorboard
 from autoseg.training.guards import collapse, data_wait
 from autoseg.training.loader import batches
 from autoseg.training.objective import class_weights, loss_for
@@ -140,7 +141,7 @@ def _train(
     if job.tensorboard and processes.rank() == 0:
         names = [*job.plan.scheme.foreground]
         rows.events = Events(folder / "tensorboard", label_names=names, first_epoch=run.at.epoch)
-    workers = max(1, min(12, available_cpus() // processes.size() - 1)) if job.loaders is None else job.loaders
+    workers = max(1, min(12, available_cpus() - 1)) if job.loaders is None else job.loaders
     val_step = run.at.epoch * recipe.validation_batches
     with (
         remembered_signals() as stopped,
@@ -148,7 +149,8 @@ def _train(
         batches(val_crops, first_step=val_step, workers=min(1, workers)) as val,
     ):
         saved = time.monotonic()
-        if job.device.type == "cuda" and recipe.compile and not recipe.deterministic and _is_long(run):
+        fixed = recipe.deterministic or processes.size() > 1  # where compilation could differ between processes
+        if job.device.type == "cuda" and recipe.compile and not fixed and _is_long(run):
             run.try_compiler()
         if job.profile:
             run.watch = Stopwatch(run.device)
@@ -185,12 +187,8 @@ def _train(
 
 def augmentation_rules(plan: Plan, configuration: Configuration) -> AugmentationRules:
     """How patches of a configuration are augmented: its size, its mirror axes, the labels that change places."""
-    scheme = plan.scheme
     left_right = plan.left_right_axis(configuration.dimensions)
-    pairs = tuple(
-        (scheme.values.index(scheme.foreground[a][0]), scheme.values.index(scheme.foreground[b][0]))
-        for a, b in configuration.mirror_label_pairs
-    )
+    pairs = plan.scheme.inside_pairs(configuration.mirror_label_pairs)
     return rules_for(
         configuration.patch_size,
         mirror_axes=configuration.mirror_axes,
@@ -302,12 +300,19 @@ def check_fold(job: FoldJob) -> None:
     """Refuse what `train_fold` would refuse, without starting anything.
 
     Raises:
-        UsageError: an unknown optimizer, schedule, loss or label, a loss that is not for these labels, or a folder that
-            holds a fold of other settings or data.
+        UsageError: an unknown optimizer, schedule, loss or label, a loss that is not for these labels or knows nothing
+            of cases annotated for some of them, a missing package, or a folder that holds a fold of other settings or
+            data.
     """
     recipe = job.recipe
     _ = optimizers[recipe.optimizer], schedules[recipe.schedule], loss_for(job.plan.scheme, recipe)
     class_weights(job.plan.scheme, recipe)
+    parameters = signature(loss_for(job.plan.scheme, recipe)).parameters
+    takes_known = "known" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if job.annotated_classes and not takes_known:
+        raise UsageError(f"the loss '{recipe.loss}' takes no `known`, without which annotated_classes cannot be heeded")
+    if job.tensorboard:
+        check_tensorboard()
     _is_finished(job.folder, recipe, made_from=_facts(job)["made_from"])
 
 
@@ -319,6 +324,9 @@ def _facts(job: FoldJob) -> dict[str, Any]:
     partly = {case: sorted(names) for case, names in job.annotated_classes.items() if case in cases}
     stage = None if job.stage is None else StageStore(job.stage)
     earlier = {} if stage is None else {case: stage.key_of(case) for case in cases}
+    if lost := [case for case, key in earlier.items() if key is None]:
+        found = "the segmentation of the earlier stage is missing"
+        raise DataError([Problem(case=case, found=found, next="run the same command again") for case in lost])
     further = [facts for facts in (partly, earlier) if facts]
     return {
         "configuration": job.configuration,
@@ -367,8 +375,8 @@ def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
         )
     if saved.get("made_from", made_from) != made_from:
         raise UsageError(
-            f"{folder} holds a fold trained by another plan, with other cases or other images; move that folder away "
-            "to train anew"
+            f"{folder} holds a fold trained by another plan, with other cases or other images (or annotated_classes, "
+            "or answers of an earlier stage); move that folder away to train anew"
         )
     return weights.is_file() and parse(Recipe, saved["recipe"], source=str(folder)).length == recipe.length
 

@@ -16,7 +16,7 @@ from autoseg.core.plan import Configuration
 from autoseg.core.recipe import Recipe
 from autoseg.core.records import nearest
 from autoseg.training.losses import losses, region_losses, with_deep_supervision
-from autoseg.training.processes import total
+from autoseg.training.processes import size, total
 
 
 class Objective:
@@ -62,8 +62,11 @@ class Objective:
         return self.loss(used, label, ignore_index=self.scheme.ignore_inside, **options)
 
     def _known(self, cases: Sequence[str], label: torch.Tensor) -> torch.Tensor | None:
-        """Whether each sample was annotated for each output, bool (B, K); None where all were for all."""
-        if not any(case in self.known_outputs for case in cases):
+        """Whether each sample was annotated for each output, bool (B, K); None where all were for all.
+
+        Processes that train together must agree on that, so none of them may go by its own samples.
+        """
+        if not self.known_outputs or (size() == 1 and not any(case in self.known_outputs for case in cases)):
             return None
         everything = [True] * self.scheme.n_outputs
         return torch.tensor([self.known_outputs.get(case, everything) for case in cases], device=label.device)

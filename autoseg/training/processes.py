@@ -6,22 +6,28 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from autoseg.core.workers import available_cpus
 
+T = TypeVar("T")
+
 
 def rank() -> int:
     """Number of this process among those that train together; 0 where it is alone."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return distributed.get_rank() if _joined() else 0
 
 
 def size() -> int:
     """How many processes train together."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if _joined() else 1
+
+
+def _joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 class _Sum(torch.autograd.Function):
@@ -69,6 +75,15 @@ def most(values: list[float], device: torch.device) -> list[float]:
     return shared.tolist()
 
 
+def gathered(values: list[T]) -> list[T]:
+    """The values of all processes, in the order of the processes."""
+    if size() == 1:
+        return values
+    found: list[list[T]] = [[] for _ in range(size())]
+    distributed.all_gather_object(found, values)
+    return [value for part in found for value in part]
+
+
 def wait_for_all() -> None:
     """Go on when every process is here."""
     if size() > 1:
@@ -97,7 +112,6 @@ def together(device: torch.device, *, n_here: int) -> Iterator[None]:
     warnings.filterwarnings("ignore", message="Grad strides do not match")
     # the others wait while the first one scores whole images; torchrun ends all when one dies
     distributed.init_process_group(backend, timeout=timedelta(days=1))
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    yield
+    # not after an error: this process ends, with which torchrun ends the others, who may be waiting for it
+    distributed.destroy_process_group()

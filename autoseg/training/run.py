@@ -106,6 +106,12 @@ class Run:
         )
         self.optimizer = optimizers[recipe.optimizer](self.network.parameters(), recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        # mirrored, the side that was drawn would have the name of the one that was not
+        self.one_sided = {
+            case
+            for case, known in annotated_classes.items()
+            if any((left in known) != (right in known) for left, right in planned.mirror_label_pairs)
+        }
         self.objective = Objective(plan.scheme, planned, recipe, annotated_classes)
         self.at = Counters()
         self.watch: Callable[[str], AbstractContextManager[None]] = lambda part: nullcontext()
@@ -127,7 +133,8 @@ class Run:
             image, label = self._to_device(batch)
         with self.watch("augment"):
             if self.recipe.augmentation:
-                image, label = augment(image, label, rules=self.rules, **self._chance)
+                one_sided = [case in self.one_sided for case in batch["cases"]]
+                image, label = augment(image, label, rules=self.rules, keep_sides=one_sided, **self._chance)
             else:
                 image, label = centre_crop(image, label, patch_size=self.rules.patch_size)
             image, label = self._with_stage(image, label, perturbed=self.recipe.augmentation)
@@ -142,7 +149,7 @@ class Run:
         with self.watch("loss"):
             loss = self.objective(outputs, label, cases=batch["cases"])
             if processes.size() > 1:  # DistributedDataParallel waits for a gradient of every output, used or not
-                loss = loss + sum(0.0 * output.sum() for output in outputs)
+                loss = loss + _nothing(outputs)
         with self.watch("backward"):
             torch.autograd.backward(self.scaler.scale(loss))
         with self.watch("update"):
@@ -177,18 +184,18 @@ class Run:
             )
 
     def try_compiler(self) -> None:
-        """Use a compiled network from here on, where that is faster on the shapes of this training."""
-        shape = (self.batch_size // processes.size(), self.n_channels, *self.rules.patch_size)
+        """Use a compiled network from here on, where that is faster on the shapes of this training; for one process."""
+        shape = (self.batch_size, self.n_channels, *self.rules.patch_size)
         image = torch.zeros(shape, device=self.device).contiguous(memory_format=self.format)
         label = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.int64, device=self.device)
 
         def step(network: nn.Module) -> None:
             with autocast(self.device, self.precision):
                 outputs = network(image)
-            torch.autograd.backward(self.objective(outputs, label) + sum(0.0 * output.sum() for output in outputs))
+            torch.autograd.backward(self.objective(outputs, label))
             self.optimizer.zero_grad(set_to_none=True)
 
-        self.parallel = compiled_if_faster(self.parallel, step, wait=torch.cuda.synchronize)
+        self.parallel = compiled_if_faster(self.network, step, wait=lambda: torch.cuda.synchronize(self.device))
 
     @torch.no_grad()
     def validate(self, batches: Iterator[dict[str, Any]], n: int) -> tuple[float, list[float | None]]:
@@ -236,6 +243,12 @@ class Run:
         if facts["scaler"]:  # empty when the run began in another precision
             self.scaler.load_state_dict(facts["scaler"])
         self.at = Counters(**facts["counters"])
+        if (before := facts.get("processes", 1)) != processes.size():
+            log.warning(
+                "this training was begun with %d processes and goes on with %d: the batch has another size",
+                before,
+                processes.size(),
+            )
         if parse(Recipe, facts["recipe"], source=path).length != self.recipe.length and self.step_number:
             self.at.bend_step, self.at.bend_rate = self.step_number, self.at.rate
 
@@ -279,6 +292,11 @@ class Run:
             decay = min(self.recipe.weight_average, (1 + self.step_number) / (10 + self.step_number))
             parameters = [p.detach() for p in self.network.parameters()]
             torch._foreach_lerp_(list(self.average.values()), parameters, 1 - decay)
+
+
+def _nothing(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """0, which depends on every output; in float32, whose sums stay finite."""
+    return torch.stack([0.0 * output.float().nan_to_num().sum() for output in outputs]).sum()
 
 
 class _Swapped:

@@ -37,7 +37,7 @@ def test_what_fails_after_a_signal_is_an_interruption() -> None:
         signalled(None, [], then=EOFError("nobody has signalled"))
 
 
-def test_a_second_signal_ends_at_once() -> None:
+def test_a_second_ctrl_c_ends_at_once() -> None:
     received: list[int] = []
 
     def twice() -> None:
@@ -50,6 +50,13 @@ def test_a_second_signal_ends_at_once() -> None:
     with pytest.raises(KeyboardInterrupt):
         twice()
     assert received == [signal.SIGINT]
+
+
+def test_sigterm_may_come_twice() -> None:
+    with remembered_signals() as remembered:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+    assert remembered == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
 
 
 def test_other_threads_are_left_alone() -> None:

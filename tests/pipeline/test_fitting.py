@@ -51,6 +51,11 @@ def test_then_a_smaller_patch_that_the_network_can_take(make_plan: MakePlan) -> 
     assert f"--gpu_memory_gb {RESERVE * free_gb:.1f}" in text
 
 
+def test_what_fits_already_is_not_shrunk(make_plan: MakePlan) -> None:
+    plan = make_plan(patch_size=(64, 96, 64), batch_size=8, features=(32, 64, 128))
+    assert advice(plan, 100.0).endswith("which should do; see what else uses the device")
+
+
 def test_too_little_for_anything_is_told(make_plan: MakePlan) -> None:
     assert "too little for any patch" in advice(make_plan(), 1e-6)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from autoseg.cli import plan_and_preprocess, train
 from autoseg.core.heartbeat import NAME as RUNNING
@@ -59,14 +61,14 @@ def test_two_devices_share_three_folds_and_one_that_fails_stops_no_other(
     done = model(workspace, "queue")
     blocked = done / "fold_1"
     blocked.mkdir(parents=True)
-    (blocked / RUNNING).write_text(json.dumps({"host": "another-machine", "process": 1}))
+    (blocked / RUNNING).write_text(json.dumps({"host": socket.gethostname(), "process": os.getppid()}))
     argv = command(workspace, "queue", "--epochs", "1", "--device", "cpu,cpu", "--json")
     assert train.main(argv) == 1
     facts = json.loads(capsys.readouterr().out)
     assert [fold for fold in ("fold_0", "fold_2") if facts[fold]["trained_now"]] == ["fold_0", "fold_2"]
     (problem,) = facts["problems"]
     assert problem["case"] == "fold_1"
-    assert "another-machine" in problem["found"]
+    assert f"process {os.getppid()}" in problem["found"]
     assert "crossval_mean_dice" not in facts
     (blocked / RUNNING).unlink()
     assert train.main(argv) == 0
@@ -76,16 +78,38 @@ def test_two_devices_share_three_folds_and_one_that_fails_stops_no_other(
     assert not [*done.rglob(RUNNING)]
 
 
-def test_a_stopped_queue_leaves_the_state_of_every_fold(workspace: Path) -> None:
-    running = started(command(workspace, "stopped", "--epochs", "500", "--device", "cpu,cpu"))
-    logs = [model(workspace, "stopped") / f"fold_{i}" / "log.jsonl" for i in (0, 1)]
-    wait_until(lambda: all(len(read_log(log)) > 0 for log in logs))
-    running.send_signal(signal.SIGTERM)
-    assert running.wait(60) == 143
-    for log in logs:
-        facts = load_weights(log.parent / "state_latest.safetensors")[1]
-        assert facts["counters"]["epoch"] >= len(read_log(log))
-        assert not (log.parent / RUNNING).exists()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_or_killed_queue_leaves_the_state_of_every_fold(workspace: Path, number: int) -> None:
+    results = f"stopped_{number}"
+    # the state is saved at the end of an epoch, and when the process is told to end
+    long = ["--epochs", "500", "--set", "save_every_minutes=60", "--device", "cpu,cpu"]
+    running = started(command(workspace, results, *long))
+    folds = [model(workspace, results) / f"fold_{i}" for i in (0, 1)]
+    wait_until(lambda: all(len(read_log(fold / "log.jsonl")) > 0 for fold in folds))
+    running.send_signal(number)
+    assert running.wait(60) == (143 if number == signal.SIGTERM else -9)
+    wait_until(lambda: not any((fold / RUNNING).exists() for fold in folds))
+    for fold in folds:
+        facts = load_weights(fold / "state_latest.safetensors")[1]
+        assert facts["counters"]["epoch"] >= len(read_log(fold / "log.jsonl"))
+
+
+PLUGIN = """
+from autoseg.training.losses import losses, dice_ce
+losses.register("of_a_plugin")(dice_ce)
+"""
+
+
+def test_a_plugin_reaches_the_processes_of_the_folds(workspace: Path) -> None:
+    (workspace / "my_losses.py").write_text(PLUGIN)
+    argv = command(workspace, "plugin", "--epochs", "1", "--device", "cpu,cpu", "-f", "0", "1")
+    argv += ["--plugin", "my_losses", "--set", "loss=of_a_plugin", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(workspace)}
+    done = subprocess.run(
+        [sys.executable, "-m", "autoseg", "train", *argv], env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["fold_1"]["trained_now"] is True
 
 
 def test_one_fold_on_two_processes_speaks_with_one_voice(workspace: Path) -> None:
@@ -103,11 +127,25 @@ def test_one_fold_on_two_processes_speaks_with_one_voice(workspace: Path) -> Non
     assert "Traceback" not in prose
 
 
-def test_a_wrong_call_of_several_processes_is_told_once(workspace: Path) -> None:
-    running = started(command(workspace, "wrong", "--epochs", "2", "--device", "cpu", "--gpus", "2", "-f", "9"))
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [(["-f", "9"], "there is no fold 9; choose from 0, 1, 2, all"), (["--set", "epoch=1"], "epoch")],
+)
+def test_a_wrong_call_of_several_processes_is_told_once(workspace: Path, wrong: list[str], words: str) -> None:
+    running = started(command(workspace, "wrong", "--epochs", "2", "--device", "cpu", "--gpus", "2", *wrong))
     _, prose = running.communicate(timeout=120)
     assert running.returncode == 2
-    assert prose.strip() == "there is no fold 9; choose from 0, 1, 2, all"
+    (line,) = prose.strip().splitlines()
+    assert words in line
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="there are enough GPUs")
+def test_more_processes_than_gpus_are_refused(workspace: Path) -> None:
+    running = started(command(workspace, "wrong", "--epochs", "2", "--gpus", "2", "-f", "0"))
+    _, prose = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert "2 processes need as many GPUs" in prose
+    assert "Traceback" not in prose
 
 
 def test_one_fold_on_two_processes_is_stopped_with_its_state_saved(workspace: Path) -> None:

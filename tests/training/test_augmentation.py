@@ -212,3 +212,18 @@ def test_centre_crop_is_the_middle_with_background_for_outside(crop: tuple[int, 
     assert torch.equal(new_image, image[(..., *window)].float())
     assert torch.equal(new_labels, labels[(..., *window)].long().clamp(min=0))
     assert new_labels.dtype == torch.int64
+
+
+def test_samples_that_keep_their_sides_are_flipped_along_the_other_axes_only() -> None:
+    rules = rules_for((6, 6, 6), mirror_axes=(0, 1, 2), mirror_label_pairs={2: ((1, 2),)}, mask_channels=[False])
+    image = torch.zeros(64, 1, 6, 6, 6)
+    labels = torch.zeros(64, 1, 6, 6, 6, dtype=torch.int16)
+    labels[..., :1, :1, :1] = 1
+    keep = [sample % 2 == 0 for sample in range(64)]
+    _, found = augment(image, labels, rules=rules, seed=0, step=0, keep_sides=keep)
+    _, free = augment(image, labels, rules=rules, seed=0, step=0)
+    for sample in range(64):
+        exchanged = bool((found[sample] == 2).any())
+        assert exchanged is (False if keep[sample] else bool((free[sample] == 2).any()))
+    assert (free == 2).any()
+    assert any((found[sample, 0, 5] == 1).any() for sample in range(0, 64, 2))  # along the first axis

@@ -86,6 +86,15 @@ def test_a_small_part_is_dropped_and_a_large_one_stays(monkeypatch: pytest.Monke
     assert seen == {(4, 0), (0, 1)}
 
 
+def test_a_part_of_a_plane_is_dropped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "MORPHOLOGY_P", 0.0)
+    monkeypatch.setattr(stage, "DROP_P", 1.0)
+    monkeypatch.setattr(stage, "DROP_LABEL_P", 1.0)
+    before = torch.zeros(1, 1, 12, 9)
+    before[0, 0, 2:4, 2:4] = 1
+    assert not perturb(before, seed=0, step=0).any()
+
+
 def test_frequencies_are_those_of_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, list[int]]] = []
     monkeypatch.setattr(

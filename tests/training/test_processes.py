@@ -168,6 +168,29 @@ def test_two_processes_have_the_loss_curve_of_one(
             torch.testing.assert_close(found[name], tensor, atol=2e-3, rtol=1e-2, msg=name)
 
 
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_a_case_annotated_for_some_classes_may_be_in_one_process_only(
+    make_job: Callable[..., FoldJob], batch_dice: bool
+) -> None:
+    changes = {"deep_supervision": True, "learning_rate": 1e-3}
+    known = {"a": ("left_blob",)}
+    shared = replace(make_job("shared", batch_size=1, batch_dice=batch_dice, **changes), annotated_classes=known)
+    in_two_processes(_train, shared)
+    alone = replace(make_job("alone", batch_size=2, batch_dice=batch_dice, **changes), annotated_classes=known)
+    train_fold(alone)
+    for row, expected in zip(*(read_log(job.folder / "log.jsonl") for job in (shared, alone)), strict=True):
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], abs=1e-4)
+        assert row["pseudo_dice"] == pytest.approx(expected["pseudo_dice"], abs=0.02)
+
+
+def _validate_with_problems(rank: int) -> None:
+    assert processes.gathered([f"case of {rank}"]) == ["case of 0", "case of 1"]
+
+
+def test_what_each_process_found_is_gathered() -> None:
+    in_two_processes(_validate_with_problems)
+
+
 def _train_until_stopped(rank: int, job: FoldJob) -> None:
     """The second process alone is told to stop; both save and end at the same step."""
     if rank == 1:

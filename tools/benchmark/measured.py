@@ -23,8 +23,11 @@ class Measured:
     peak_gb: float
 
 
-def run(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> Measured:
-    """Run a command to its end, its output going to `log`. Raises RuntimeError when it fails."""
+def run(command: list[str], *, log: Path, env: dict[str, str] | None = None, with_memory: bool = True) -> Measured:
+    """Run a command to its end, its output going to `log`. Raises RuntimeError when it fails.
+
+    Looking at the memory of a process of some gigabytes takes a good part of a CPU; without it the peak is 0.
+    """
     started, peak = time.monotonic(), 0
     with open(log, "a") as output:
         output.write(f"$ {' '.join(command)}\n")
@@ -32,7 +35,8 @@ def run(command: list[str], *, log: Path, env: dict[str, str] | None = None) -> 
         variables = {**os.environ, **(env or {})}
         process = subprocess.Popen(command, stdout=output, stderr=output, env=variables, start_new_session=True)
         while process.returncode is None:
-            peak = max(peak, sum(map(_memory, _tree(process.pid))))
+            if with_memory:
+                peak = max(peak, sum(map(_memory, _tree(process.pid))))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SAMPLE_S)
     seconds = time.monotonic() - started

@@ -21,7 +21,7 @@ from measured import machine, run
 
 HERE = Path(__file__).resolve().parent
 VALIDATION_STEPS = 5
-SPEED_STEPS, SKIPPED_STEPS = 8, 2
+SPEED_STEPS, SKIPPED_STEPS = 6, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Bench:
         numbers = map(str, ("0", seed, epochs, steps, validation_steps))
         command = [str(self.peer / "bin/python"), str(HERE / "peer_train.py"), "4", "nnUNetPlans", *numbers]
         folders = {**self.peer_folders, "nnUNet_results": str(self.work / "results" / name)}
-        run([*command, str(result)], log=self.log, env=folders)
+        run([*command, str(result)], log=self.log, env=folders, with_memory=False)
         return json.loads(result.read_text())
 
     def train_own(self, name: str, *, recipe: str, seed: int, epochs: int, steps: int) -> dict[str, object]:
@@ -83,7 +83,7 @@ class Bench:
         command = [str(Path(sys.executable).parent / "autoseg_train"), "-d", "4", "-f", "0", "--recipe", recipe]
         length = ["--epochs", str(epochs), "--iterations", str(steps), "--seed", str(seed)]
         changed = ["--set", f"val_iterations={VALIDATION_STEPS}"]
-        run([*command, *length, *changed, *self.places, "--results", str(results)], log=self.log)
+        run([*command, *length, *changed, *self.places, "--results", str(results)], log=self.log, with_memory=False)
         fold = next(results.glob("*/*/fold_0"))
         summary = json.loads((fold / "validation" / "summary.json").read_text())
         return {"rows": _log(fold), "dice": summary["mean_dice"]}
@@ -101,7 +101,9 @@ def speed(bench: Bench, *, rounds: int) -> dict[str, object]:
         fold = bench.work / "results" / "speed_own"
         store = bench.work / "own" / HIPPOCAMPUS
         run(
-            [sys.executable, str(HERE / "own_task.py"), "train", str(store), str(fold), str(SPEED_STEPS)], log=bench.log
+            [sys.executable, str(HERE / "own_task.py"), "train", str(store), str(fold), str(SPEED_STEPS)],
+            log=bench.log,
+            with_memory=False,
         )
         rows = _log(fold)[SKIPPED_STEPS:]
         seconds["autoseg"] += [bench.batch / row["images_per_second"] for row in rows]

@@ -7,6 +7,7 @@ applied to those samples and channels for which it was drawn. The rest of the ba
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -33,7 +34,14 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def augment(
-    image: Tensor, labels: Tensor, *, rules: AugmentationRules, seed: int, step: int, first_sample: int = 0
+    image: Tensor,
+    labels: Tensor,
+    *,
+    rules: AugmentationRules,
+    seed: int,
+    step: int,
+    first_sample: int = 0,
+    keep_sides: Sequence[bool] = (),
 ) -> tuple[Tensor, Tensor]:
     """Augment a batch of crops and cut the training patches out of them.
 
@@ -45,6 +53,7 @@ def augment(
         seed: of the run, >= 0.
         step: training step, >= 0.
         first_sample: number of this batch's first sample within the step, when several devices share a batch.
+        keep_sides: per sample, whether it must not be mirrored along an axis that exchanges labels (default: none).
 
     Returns:
         image (B, C, *patch) float32 and labels (B, L, *patch) int64 without -1, on the device of the input.
@@ -56,6 +65,10 @@ def augment(
         draw_sample(generator_for(seed=seed, step=step, sample=sample), rules=rules, channels=channels)
         for sample in samples
     ]
+    for sample, keep in enumerate(keep_sides):
+        if keep:
+            allowed = tuple(axis for axis in draws[sample].mirror if axis not in rules.mirror_label_pairs)
+            draws[sample] = replace(draws[sample], mirror=allowed)
     image, labels = _cut_patches(image, labels, draws=draws, rules=rules)
     _change_values(image.flatten(0, 1), draws=draws, rules=rules)
     _mirror(image, labels, draws=draws, rules=rules)

@@ -98,10 +98,11 @@ def grow(masks: Tensor, radii: Sequence[int]) -> Tensor:
 
 def _without_a_part(mask: Tensor, which: float) -> Tensor:
     """A mask (*space) without one of its small connected parts; `which`, from 0 to below 1, chooses it."""
-    numbered, sizes = component_sizes(mask.cpu().numpy())
+    volume = mask.reshape(-1, *mask.shape[-2:])  # cc3d numbers the parts of volumes
+    numbered, sizes = component_sizes(volume.cpu().numpy())
     small = np.flatnonzero(sizes < LARGEST_DROPPED * mask.numel())
     small = small[small > 0]
     if not small.size:
         return mask
     part = torch.from_numpy(numbered == small[int(which * small.size)])
-    return mask & ~part.to(mask.device)
+    return mask & ~part.to(mask.device).reshape(mask.shape)
