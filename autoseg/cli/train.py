@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
+    parser = _parser()
+    words = sys.argv[1:] if argv is None else argv
+    n = parser.parse_args(words).gpus
+    if n is not None and n > 1 and together.this_process() is None:
+        return together.start(n, words)
+    return run(parser, _act, words)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = options.new_parser(
         "train",
         "Train every fold, validate it, pool the cross-validation. Run again, it continues what was begun.",
@@ -81,11 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="train each fold on N GPUs together (with --device cpu: N processes), the batch of the plan on each",
     )
     options.add_workers(parser)
-    words = sys.argv[1:] if argv is None else argv
-    n = parser.parse_args(words).gpus
-    if n is not None and n > 1 and together.this_process() is None:
-        return together.start(n, words)
-    return run(parser, _act, words)
+    return parser
 
 
 def _recipe(args: argparse.Namespace, results: Path) -> Recipe:

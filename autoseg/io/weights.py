@@ -71,6 +71,14 @@ def _refuse(path: Path, found: str, todo: str) -> NoReturn:
 
 def weights_of_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights to predict with in a saved state of training: averaged ones where there are."""
-    own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-    averaged = {name.removeprefix("average."): t for name, t in tensors.items() if name.startswith("average.")}
-    return {**own, **averaged}
+    parts = by_prefix(tensors)
+    return {**parts["network"], **parts.get("average", {})}
+
+
+def by_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors of a saved state by the part they belong to: what stands before the first dot of their names."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        prefix, rest = name.split(".", 1)
+        parts.setdefault(prefix, {})[rest] = tensor
+    return parts

@@ -86,18 +86,18 @@ def _train(
     stage = None
     if plan.configuration(options.configuration).previous_stage is not None:
         stage = workspace.stage_store(dataset.name, plan.planner, options.configuration)
-        with processes.first_alone():
-            if processes.rank() == 0:
-                out_of_fold_segmentations(
-                    dataset,
-                    plan,
-                    options.configuration,
-                    splits=splits,
-                    cases={case for split in folds.values() for case in (*split.train, *split.val)},
-                    workspace=workspace,
-                    workers=options.workers,
-                    progress=progress,
-                )
+        if processes.rank() == 0:
+            out_of_fold_segmentations(
+                dataset,
+                plan,
+                options.configuration,
+                splits=splits,
+                cases={case for split in folds.values() for case in (*split.train, *split.val)},
+                workspace=workspace,
+                workers=options.workers,
+                progress=progress,
+            )
+        processes.wait_for_all()
     jobs = {
         fold: training.FoldJob(
             store=store,
@@ -118,8 +118,9 @@ def _train(
     }
     for job in jobs.values():  # whatever is refused is refused before the first fold takes its hours
         training.check_fold(job)
-    with processes.first_alone():
+    if processes.rank() == 0:
         _write_model(results, Model(configuration=options.configuration, plan=plan, autoseg_version=__version__))
+    processes.wait_for_all()
     outcome = Outcome(warnings=few_cases(len(stored), len(splits)))
     tasks = [
         FoldTask(dataset=dataset, job=job, fold=fold, results=results, workers=options.workers, plugin=options.plugin)

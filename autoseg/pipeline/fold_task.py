@@ -59,10 +59,9 @@ def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]
                 progress=lambda done, total, text: progress(f"fold {fold}", done, total, text),
                 epoch_done=picture.draw_now_and_then,
             )
-        with processes.first_alone():
-            if processes.rank() == 0:
-                picture.draw(training.read_log(job.folder / "log.jsonl"))
-            scores = validation_scores(job.folder)
+        if processes.rank() == 0:
+            picture.draw(training.read_log(job.folder / "log.jsonl"))
+        scores = validation_scores(job.folder)
         validated_now = scores is None
         if scores is None:
             with enough_memory("the fold is trained; close what else uses the device"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from autoseg.training.fold import FoldJob, check_fold, read_log, train_fold
+from autoseg.training.fold import train_fold
+from autoseg.training.job import FoldJob, check_fold
+from autoseg.training.log import read_log
 from autoseg.training.pretrained import pretrained_file
 from autoseg.training.probe import StepJob, measure_step
 

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from inspect import signature
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from autoseg.core.errors import DataError, Interrupted, Problem, UsageError
-from autoseg.core.files import content_key, write_bytes, write_json
+from autoseg.core.errors import Interrupted
+from autoseg.core.files import write_json
 from autoseg.core.plan import Configuration, Plan
-from autoseg.core.recipe import Recipe
-from autoseg.core.records import parse
 from autoseg.core.signals import remembered_signals
-from autoseg.core.splits import Split
 from autoseg.core.workers import available_cpus
-from autoseg.io.case_store import CaseStore, StageStore
+from autoseg.io.case_store import CaseStore
 from autoseg.io.class_index import build_index
-from autoseg.io.weights import load_weights
 from autoseg.nets.device import keep_freed_memory
 from autoseg.training import processes
 from autoseg.training.augmentation import AugmentationRules, crop_size, rules_for
-from autoseg.training.events import Events, check_tensorboard
 from autoseg.training.guards import collapse, data_wait
+from autoseg.training.job import STATE, FoldJob, facts_of, is_finished
 from autoseg.training.loader import batches
-from autoseg.training.objective import class_weights, loss_for
-from autoseg.training.optimizer import optimizers, schedules
+from autoseg.training.log import Events, FoldLog, state_line
 from autoseg.training.run import Diverged, Run
 from autoseg.training.sampling import CropRules
 from autoseg.training.stopwatch import Stopwatch
@@ -42,36 +35,9 @@ from autoseg.training.stopwatch import Stopwatch
 VALIDATION_STREAM = 1  # keeps validation crops apart from training crops of the same seed
 SMOOTHING = 0.9
 LONG_STEPS, LONG_S = 10_000, 3600.0
-SHOWN_CLASSES = 6  # in the line of progress; the log has all
 SLOWER, SLOWEST = 0.5, 0.1  # learning rate after a divergence; below that share it is given up
 log = logging.getLogger(__name__)
-STATE = "state_latest.safetensors"
 STATE_SAVED = "interrupted, with the state of training saved"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldJob:
-    """What to train: preprocessed cases, the plan's configuration, the recipe, the cases of the fold, and where to.
-
-    A new fold begins with the weights in the file `pretrained`, where one is given. With `profile` the first epoch is
-    timed part by part into profile.json; with `tensorboard` the log goes to events as well. `annotated_classes` are the
-    names that cases were annotated for, where not for all. `stage` is the folder of an earlier stage's segmentations of
-    all cases, which a cascade takes as input.
-    """
-
-    store: Path
-    plan: Plan
-    configuration: str
-    recipe: Recipe
-    split: Split
-    folder: Path
-    device: torch.device
-    loaders: int | None = None
-    pretrained: Path | None = None
-    profile: bool = False
-    tensorboard: bool = False
-    annotated_classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    stage: Path | None = None
 
 
 Progress = Callable[[int, int, str], None]
@@ -98,18 +64,18 @@ def train_fold(
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
     recipe, folder = job.recipe, job.folder
-    facts = _facts(job)
-    if _is_finished(folder, recipe, made_from=facts["made_from"]):
+    facts = facts_of(job)
+    if is_finished(folder, recipe, made_from=facts["made_from"]):
         return False
     if recipe.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     if job.device.type == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.benchmark = not recipe.deterministic  # patches have one size: one search for fast kernels
-    with processes.first_alone():
+    if processes.rank() == 0:
         build_index(CaseStore(job.store))
-        if processes.rank() == 0:
-            recipe.write(folder / "recipe.json")
+        recipe.write(folder / "recipe.json")
+    processes.wait_for_all()
     run, crops, val_crops = _prepare(job)
     while True:
         try:
@@ -137,7 +103,7 @@ def _train(
     """Train from where a run is to the end, saving its state. Raises Interrupted, Diverged."""
     recipe, folder = job.recipe, job.folder
     state = folder / STATE
-    rows = _Log(folder / "log.jsonl", keep=run.at.epoch)
+    rows = FoldLog(folder / "log.jsonl", keep=run.at.epoch)
     if job.tensorboard and processes.rank() == 0:
         names = [*job.plan.scheme.foreground]
         rows.events = Events(folder / "tensorboard", label_names=names, first_epoch=run.at.epoch)
@@ -157,7 +123,7 @@ def _train(
         while not run.is_over:
             while run.at.iteration < recipe.iterations and not (run.at.iteration and run.is_over):
                 _timed_step(run, train)
-                progress(*_done_of(run), _state_line(run, rows))
+                progress(*_done_of(run), state_line(run.at, rows.rows, recipe=recipe, batch_size=run.batch_size))
                 due = time.monotonic() - saved > recipe.save_every_minutes * 60
                 own = [stopped[0] if stopped else 0, due, run.at.trained_s]
                 signal, due, run.at.trained_s = processes.most(own, job.device)
@@ -202,20 +168,6 @@ def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
     rules = augmentation_rules(job.plan, configuration)
     patch = tuple(configuration.patch_size)
     enlarged = crop_size(patch, rotation_rad=rules.rotation_rad, dummy_2d=rules.dummy_2d)
-    crops = CropRules(
-        store=job.store,
-        cases=tuple(job.split.train),
-        batch_size=configuration.batch_size,
-        patch_size=patch,
-        crop_size=enlarged if job.recipe.augmentation else patch,
-        foreground_share=job.recipe.oversample_foreground,
-        minimum_class_rate=job.recipe.minimum_class_rate,
-        seed=(job.recipe.seed,),
-        stage=job.stage,
-        first_sample=processes.rank() * configuration.batch_size,
-        samples_in_all=processes.size() * configuration.batch_size,
-    )
-    val = replace(crops, cases=tuple(job.split.val), crop_size=patch, seed=(job.recipe.seed, VALIDATION_STREAM))
     begun = (job.folder / STATE).is_file()
     pretrained = None if begun else job.pretrained
     run = Run(
@@ -229,6 +181,20 @@ def _prepare(job: FoldJob) -> tuple[Run, CropRules, CropRules]:
     )
     if begun:
         run.restore(job.folder / STATE)
+    crops = CropRules(
+        store=job.store,
+        cases=tuple(job.split.train),
+        batch_size=configuration.batch_size,
+        patch_size=patch,
+        crop_size=enlarged if job.recipe.augmentation else patch,
+        foreground_share=job.recipe.oversample_foreground,
+        minimum_class_rate=job.recipe.minimum_class_rate,
+        seed=(job.recipe.seed,),
+        stage=job.stage,
+        first_sample=run.first_sample,
+        samples_in_all=run.batch_size,
+    )
+    val = replace(crops, cases=tuple(job.split.val), crop_size=patch, seed=(job.recipe.seed, VALIDATION_STREAM))
     return run, crops, val
 
 
@@ -294,115 +260,3 @@ def _finish_epoch(run: Run, val: Iterator[dict[str, Any]], job: FoldJob, facts: 
         at.best_dice = at.smoothed_dice
         run.save_weights(job.folder / "weights_best.safetensors", facts=facts)
     return row
-
-
-def check_fold(job: FoldJob) -> None:
-    """Refuse what `train_fold` would refuse, without starting anything.
-
-    Raises:
-        UsageError: an unknown optimizer, schedule, loss or label, a loss that is not for these labels or knows nothing
-            of cases annotated for some of them, a missing package, or a folder that holds a fold of other settings or
-            data.
-    """
-    recipe = job.recipe
-    _ = optimizers[recipe.optimizer], schedules[recipe.schedule], loss_for(job.plan.scheme, recipe)
-    class_weights(job.plan.scheme, recipe)
-    parameters = signature(loss_for(job.plan.scheme, recipe)).parameters
-    takes_known = "known" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if job.annotated_classes and not takes_known:
-        raise UsageError(f"the loss '{recipe.loss}' takes no `known`, without which annotated_classes cannot be heeded")
-    if job.tensorboard:
-        check_tensorboard()
-    _is_finished(job.folder, recipe, made_from=_facts(job)["made_from"])
-
-
-def _facts(job: FoldJob) -> dict[str, Any]:
-    """What is stored with the weights: where they come from, and a hash of all they depend on but the recipe."""
-    store = CaseStore(job.store)
-    cases = {case: store.open(case).meta.key for case in (*job.split.train, *job.split.val)}
-    decisions = job.plan.configuration(job.configuration).decisions()
-    partly = {case: sorted(names) for case, names in job.annotated_classes.items() if case in cases}
-    stage = None if job.stage is None else StageStore(job.stage)
-    earlier = {} if stage is None else {case: stage.key_of(case) for case in cases}
-    if lost := [case for case, key in earlier.items() if key is None]:
-        found = "the segmentation of the earlier stage is missing"
-        raise DataError([Problem(case=case, found=found, next="run the same command again") for case in lost])
-    further = [facts for facts in (partly, earlier) if facts]
-    return {
-        "configuration": job.configuration,
-        "dataset": job.plan.dataset,
-        "train": job.split.train,
-        "val": job.split.val,
-        "processes": processes.size(),
-        "made_from": content_key(job.split.model_dump(), cases, decisions, *further),
-    }
-
-
-def _state_line(run: Run, done: _Log) -> str:
-    budget, at = run.recipe.time_budget_s, run.at
-    of = f"/{run.recipe.epochs}" if budget is None else f", {at.trained_s:.0f} of {budget:.0f} s,"
-    text = f"epoch {at.epoch + 1}{of}"
-    if at.train_loss is not None:
-        text += f" loss {at.train_loss:.3f}"
-    if done.rows and done.rows[-1]["val_loss"] is not None:
-        text += f" validation {done.rows[-1]['val_loss']:.3f}"
-    if at.step_s:
-        text += f" {at.iteration * run.batch_size / at.step_s:.1f} images/s data wait {at.wait_s / at.step_s:.0%}"
-    if done.rows:
-        dice = ["-" if value is None else f"{value:.2f}" for value in done.rows[-1]["pseudo_dice"]]
-        many = [*dice[:SHOWN_CLASSES], "..."] if len(dice) > SHOWN_CLASSES else dice
-        text += f" pseudo-Dice {' '.join(many)}"
-    return text
-
-
-def _is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
-    """Whether the fold is finished; refuses a folder begun with other settings (length apart) or from other data."""
-    weights, state = folder / "weights.safetensors", folder / STATE
-    saved = next((load_weights(path)[1] for path in (weights, state) if path.is_file()), {})
-    if (folder / "recipe.json").is_file():
-        begun = Recipe.read(folder / "recipe.json")
-    elif saved:
-        begun = parse(Recipe, saved["recipe"], source=str(folder))
-    else:
-        return False
-    length = {"epochs": recipe.epochs, "time_budget_s": recipe.time_budget_s}
-    if begun.with_changes(**length) != recipe:
-        old, new = begun.model_dump(), recipe.model_dump()
-        changed = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in old if k not in length and old[k] != new[k])
-        raise UsageError(
-            f"{folder} holds a fold trained with other settings ({changed}); repeat the old settings to continue it, "
-            "or move that folder away to train anew"
-        )
-    if saved.get("made_from", made_from) != made_from:
-        raise UsageError(
-            f"{folder} holds a fold trained by another plan, with other cases or other images (or annotated_classes, "
-            "or answers of an earlier stage); move that folder away to train anew"
-        )
-    return weights.is_file() and parse(Recipe, saved["recipe"], source=str(folder)).length == recipe.length
-
-
-class _Log:
-    """log.jsonl: one JSON row per epoch. Rows of epochs that will be repeated after a kill are dropped."""
-
-    def __init__(self, path: Path, *, keep: int) -> None:
-        self.path = path
-        self.rows = [row for row in read_log(path) if row["epoch"] < keep]
-        self.events: Events | None = None
-        self._write()
-
-    def append(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        self._write()
-        if self.events is not None:
-            self.events.add(row)
-
-    def _write(self) -> None:
-        if processes.rank() > 0:
-            return
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
-        write_bytes(self.path, text.encode())
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log.jsonl; none when the file is missing."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

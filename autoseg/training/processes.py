@@ -91,16 +91,6 @@ def wait_for_all() -> None:
 
 
 @contextmanager
-def first_alone() -> Iterator[None]:
-    """Context that the first process passes before the others enter it."""
-    if rank() > 0:
-        wait_for_all()
-    yield
-    if rank() == 0:
-        wait_for_all()
-
-
-@contextmanager
 def together(device: torch.device, *, n_here: int) -> Iterator[None]:
     """Join the processes that torchrun has started, of which `n_here` run on this machine."""
     backend = "nccl" if device.type == "cuda" else "gloo"

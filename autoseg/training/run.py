@@ -21,7 +21,7 @@ from autoseg.core.errors import DeviceError
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.records import parse
-from autoseg.io.weights import load_weights, save_weights
+from autoseg.io.weights import by_prefix, load_weights, save_weights
 from autoseg.nets.build import build_network, channels_last
 from autoseg.nets.device import autocast, choose_precision
 from autoseg.ops.stage_input import one_hot
@@ -231,7 +231,7 @@ class Run:
     def restore(self, path: Path) -> None:
         """Continue from what `save` wrote. Raises DataError when the file is damaged."""
         tensors, facts = load_weights(path)
-        part = _by_prefix(tensors)
+        part = by_prefix(tensors)
         self.network.load_state_dict(part["network"])
         for name, tensor in self.average.items():
             tensor.copy_(part["average"][name])
@@ -318,11 +318,3 @@ class _Swapped:
                 kept = parameter.detach().clone()
                 parameter.copy_(self.other[name])
                 self.other[name].copy_(kept)
-
-
-def _by_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        prefix, rest = name.split(".", 1)
-        parts.setdefault(prefix, {})[rest] = tensor
-    return parts

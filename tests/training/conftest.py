@@ -7,13 +7,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from autoseg.core.plan import Plan
+from autoseg.core.recipe import Recipe
+from autoseg.core.splits import Split
 from autoseg.io.case_store import CaseMeta, CaseStore
 from autoseg.io.class_index import build_index
 from autoseg.preprocessing.prepare_case import class_locations
+from autoseg.training import FoldJob
 
 MakeStore = Callable[..., Path]
+
+
+@pytest.fixture
+def toy_fold() -> Callable[..., FoldJob]:
+    """Builds a fold on the four toy cases of `make_store`, three to train and one to validate, on the CPU."""
+
+    def build(plan: Plan, store: Path, folder: Path, recipe: Recipe, *, loaders: int = 0) -> FoldJob:
+        return FoldJob(
+            store=store,
+            plan=plan,
+            configuration="small",
+            recipe=recipe,
+            split=Split(train=["a", "b", "c"], val=["d"]),
+            folder=folder,
+            device=torch.device("cpu"),
+            loaders=loaders,
+        )
+
+    return build
 
 
 @pytest.fixture

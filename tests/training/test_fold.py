@@ -59,7 +59,7 @@ def one_thread() -> Any:
 
 
 @pytest.fixture
-def make_job(tmp_path: Path, make_plan: MakePlan, make_store: Callable[..., Path]) -> MakeJob:
+def make_job(tmp_path: Path, make_plan: MakePlan, make_store: Callable[..., Path], toy_fold: MakeJob) -> MakeJob:
     """A job on four toy cases, in the folder `name`; keywords change the recipe or replace the plan."""
     stores: dict[str, Path] = {}
 
@@ -68,16 +68,7 @@ def make_job(tmp_path: Path, make_plan: MakePlan, make_store: Callable[..., Path
         plan = plan or make_plan(labels=LABELS, mirror_axes=[0, 1, 2], mirror_label_pairs=pairs)
         if not stores:
             stores["store"] = make_store(plan)
-        return FoldJob(
-            store=stores["store"],
-            plan=plan,
-            configuration="small",
-            recipe=RECIPE.with_changes(**changes),
-            split=Split(train=["a", "b", "c"], val=["d"]),
-            folder=tmp_path / name,
-            device=torch.device("cpu"),
-            loaders=loaders,
-        )
+        return toy_fold(plan, stores["store"], tmp_path / name, RECIPE.with_changes(**changes), loaders=loaders)
 
     return build
 

@@ -19,13 +19,13 @@ from torch import multiprocessing
 from autoseg.core.errors import Interrupted
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
-from autoseg.core.splits import Split
 from autoseg.io.weights import load_weights
 from autoseg.training import FoldJob, processes, read_log, train_fold
 from autoseg.training.losses import losses, region_losses
 
 pytestmark = pytest.mark.slow
 MakePlan = Callable[..., Plan]
+MakeJob = Callable[..., FoldJob]
 N = 2
 LABELS = {"background": 0, "left_blob": 1, "right_blob": 2}
 
@@ -109,7 +109,7 @@ RECIPE = Recipe(epochs=3, iterations=4, val_iterations=2, learning_rate=0.02, mo
 
 
 @pytest.fixture
-def make_job(tmp_path: Path, make_plan: MakePlan, make_store: Callable[..., Path]) -> Callable[..., FoldJob]:
+def make_job(tmp_path: Path, make_plan: MakePlan, make_store: Callable[..., Path], toy_fold: MakeJob) -> MakeJob:
     store: list[Path] = []
 
     def build(name: str, *, batch_size: int, batch_dice: bool = True, **changes: Any) -> FoldJob:
@@ -121,16 +121,7 @@ def make_job(tmp_path: Path, make_plan: MakePlan, make_store: Callable[..., Path
             batch_dice=batch_dice,
         )
         store.append(store[0] if store else make_store(plan))
-        return FoldJob(
-            store=store[0],
-            plan=plan,
-            configuration="small",
-            recipe=RECIPE.with_changes(**changes),
-            split=Split(train=["a", "b", "c"], val=["d"]),
-            folder=tmp_path / name,
-            device=torch.device("cpu"),
-            loaders=0,
-        )
+        return toy_fold(plan, store[0], tmp_path / name, RECIPE.with_changes(**changes))
 
     return build
 
@@ -147,9 +138,7 @@ def _train(rank: int, job: FoldJob) -> None:
     ],
     ids=["sgd", "adamw"],
 )
-def test_two_processes_have_the_loss_curve_of_one(
-    make_job: Callable[..., FoldJob], batch_dice: bool, changes: dict
-) -> None:
+def test_two_processes_have_the_loss_curve_of_one(make_job: MakeJob, batch_dice: bool, changes: dict) -> None:
     shared = make_job("shared", batch_size=2, batch_dice=batch_dice, **changes)
     in_two_processes(_train, shared)
     alone = make_job("alone", batch_size=4, batch_dice=batch_dice, **changes)
@@ -169,9 +158,7 @@ def test_two_processes_have_the_loss_curve_of_one(
 
 
 @pytest.mark.parametrize("batch_dice", [True, False])
-def test_a_case_annotated_for_some_classes_may_be_in_one_process_only(
-    make_job: Callable[..., FoldJob], batch_dice: bool
-) -> None:
+def test_a_case_annotated_for_some_classes_may_be_in_one_process_only(make_job: MakeJob, batch_dice: bool) -> None:
     changes = {"deep_supervision": True, "learning_rate": 1e-3}
     known = {"a": ("left_blob",)}
     shared = replace(make_job("shared", batch_size=1, batch_dice=batch_dice, **changes), annotated_classes=known)
@@ -207,7 +194,7 @@ def _train_until_stopped(rank: int, job: FoldJob) -> None:
         train_fold(job, progress=progress)
 
 
-def test_a_signal_to_one_stops_all_with_the_state_saved_and_one_goes_on(make_job: Callable[..., FoldJob]) -> None:
+def test_a_signal_to_one_stops_all_with_the_state_saved_and_one_goes_on(make_job: MakeJob) -> None:
     job = make_job("stopped", batch_size=2)
     in_two_processes(_train_until_stopped, job)
     _, facts = load_weights(job.folder / "state_latest.safetensors")
@@ -222,7 +209,7 @@ def test_a_signal_to_one_stops_all_with_the_state_saved_and_one_goes_on(make_job
         torch.testing.assert_close(first[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_a_time_budget_ends_both_at_once(make_job: Callable[..., FoldJob]) -> None:
+def test_a_time_budget_ends_both_at_once(make_job: MakeJob) -> None:
     job = make_job("timed", batch_size=2, time_budget_s=2.0)
     in_two_processes(_train, replace(job))
     assert (job.folder / "weights.safetensors").is_file()
