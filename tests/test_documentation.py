@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from autoseg.core.dataset import DatasetJson
-from autoseg.core.fingerprint import Fingerprint, Intensities, LabelStatistics
+from autoseg.core.fingerprint import Fingerprint, Intensities, LabelStatistics, Seen, SeenIntensities
+from autoseg.core.model_card import CardScores, FileFacts, ModelCard
 from autoseg.core.plan import Configuration, Model, NetworkSpec, Plan
 from autoseg.core.recipe import RECIPES, Recipe
 from autoseg.core.scores import LabelScores, Scores, Summary
@@ -28,6 +29,7 @@ FORMATS = REPOSITORY / "documentation" / "data_format.md"
 RECORDS = (
     *(DatasetJson, Split, Fingerprint, Intensities, LabelStatistics, Plan, Configuration, NetworkSpec, Model),
     *(Recipe, Scores, LabelScores, Summary, Strategy, Step, Trial, Change),
+    *(Seen, SeenIntensities, ModelCard, CardScores, FileFacts),
 )
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPOSITORY)))

@@ -52,8 +52,9 @@ def postprocess(
             problems += failure(outcome, case=case)
         else:
             n_new += 1
-            seconds = time.monotonic() - started
-            record.add(case, key=keys[case], seconds=seconds, facts={"volumes_ml": outcome.result, "warnings": []})
+            seconds = round(time.monotonic() - started, 3)
+            facts = {"seconds": seconds, "volumes_ml": outcome.result, "warnings": []}
+            record.add(case, key=keys[case], facts=facts)
         started = time.monotonic()
         counter(case)
     record.finish(problems)

@@ -70,7 +70,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     show.announce("4/6 predicting held-out phantoms with all five folds")
     results = workspace.model(name, planner, "3d_fullres")
     predictions = top / "predictions"
-    predicted = predict(results, folder / "imagesTs", predictions, PredictOptions(device=args.device), progress=show)
+    predicted = predict([results], folder / "imagesTs", predictions, PredictOptions(device=args.device), progress=show)
     show.announce("5/6 scoring")
     scores, evaluated = evaluate(predictions, folder / "labelsTs", tolerance_mm=3.0, progress=show)
     show.announce("6/6 drawing")

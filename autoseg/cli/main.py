@@ -13,6 +13,8 @@ COMMANDS = {
     "evaluate": "score predictions",
     "find_best_configuration": "choose configuration and postprocessing from the cross-validation",
     "postprocess": "apply the chosen postprocessing",
+    "export_model": "write a trained model into one file",
+    "import_model": "check a model file, or translate a model of nnU-Net",
     "submission": "pack predictions into one checked archive",
     "report": "a page to look at",
     "status": "what is done, and the command that continues it",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autoseg.core.workspace import Workspace
+    from autoseg.pipeline import Outcome, Words
 
 
 def new_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -170,3 +171,24 @@ def dataset_name(args: argparse.Namespace) -> str:
         if len(known) != 1:
             raise
         return known[0]
+
+
+def add_words(parser: argparse.ArgumentParser) -> None:
+    """What the card of a model file says."""
+    parser.add_argument("--name", help="of the model, for its card")
+    parser.add_argument("--description", default="", metavar="TEXT", help="what it is for, for its card")
+    parser.add_argument("--licence", default="", metavar="TEXT", help="under which it may be used, for its card")
+
+
+def words(args: argparse.Namespace) -> Words:
+    """The options of `add_words`."""
+    from autoseg.pipeline import Words
+
+    return Words(name=args.name, description=args.description, licence=args.licence)
+
+
+def told_model(outcome: Outcome) -> str:
+    """What to print about a model file that was made."""
+    facts = outcome.facts
+    what = f"{', '.join(facts['configurations'])} with {len(facts['weights'])} folds, {facts['bytes'] / 1e6:.0f} MB"
+    return f"{facts['model']}: {what}; use it with autoseg_predict -m {facts['model']}"

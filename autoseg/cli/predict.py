@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,32 @@ if TYPE_CHECKING:
     from autoseg.pipeline import Outcome
 
 
+FORMATS = {"nii.gz": ".nii.gz", "nii": ".nii", "nrrd": ".nrrd", "mha": ".mha", "dicom_seg": ".dcm"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = options.new_parser("predict", "Segment new images. Run again, it predicts what is missing.")
     options.add_dataset(parser, required=False)
     parser.add_argument(
-        "-m", dest="model", type=Path, metavar="FOLDER", help="results folder of a model, instead of -d"
+        "-m", dest="model", type=Path, metavar="MODEL", help="exported file or results folder, instead of -d"
     )
     parser.add_argument(
-        "-i", dest="source", type=Path, required=True, metavar="IN", help="folder of CASE_0000.ext, or a file"
+        "-i",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="IN",
+        help="folder of CASE_0000.ext or of DICOM series, or a file",
     )
     parser.add_argument("-o", dest="target", type=Path, required=True, metavar="OUT", help="folder for the label files")
-    parser.add_argument("-c", dest="configuration", default="3d_fullres", metavar="NAME", help="default: 3d_fullres")
+    parser.add_argument(
+        "-c",
+        dest="configurations",
+        nargs="+",
+        metavar="NAME",
+        help="configuration; of several the probabilities are averaged (default: 3d_fullres)",
+    )
     parser.add_argument(
         "-f", dest="folds", nargs="+", metavar="FOLD", help="folds of the ensemble (default: all trained)"
     )
@@ -45,6 +60,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--part", default="0/1", metavar="I/N", help="predict every N-th case from the I-th (job arrays)"
     )
+    parser.add_argument(
+        "--save_probabilities",
+        action="store_true",
+        help="also write CASE_probabilities.b2nd, each probability within 0.002",
+    )
+    parser.add_argument(
+        "--format",
+        choices=[*FORMATS],
+        help="of the label files (default: that of the training data); dicom_seg for DICOM input only",
+    )
+    parser.add_argument(
+        "--max_memory_gb",
+        type=float,
+        metavar="GB",
+        help="main memory that the program may use (default: what is free); sums that do not fit go to a file in OUT",
+    )
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
     options.add_plugin(parser)
     options.add_device(parser)
@@ -60,9 +91,19 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
+def _models(args: argparse.Namespace) -> AbstractContextManager[list[Path]]:
+    """The folders of the models that -m or -d and -c name."""
+    from autoseg.pipeline import opened_model
+
+    if args.model is not None:
+        return opened_model(args.model, configurations=args.configurations)
+    workspace = options.workspace(args)
+    name = options.dataset_name(args)
+    return nullcontext([workspace.model(name, args.planner, c) for c in args.configurations or ["3d_fullres"]])
+
+
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.core.errors import UsageError
-    from autoseg.core.workspace import Workspace
 
     if (args.model is None) == (args.dataset is None):
         raise UsageError("give the data set with -d, or a model folder with -m")
@@ -77,24 +118,27 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         raise UsageError(f"{args.target} is a file; give a folder with -o")
     part = _part(args.part)
     options.load_plugin(args)
+    from autoseg.nets.device import choose_device
     from autoseg.pipeline import PredictOptions, predict
 
-    if args.model is not None:
-        model = args.model
-    else:
-        workspace: Workspace = options.workspace(args)
-        name = options.dataset_name(args)
-        model = workspace.model(name, args.planner, args.configuration)
+    choose_device(args.device)  # before a model is unpacked
+    if args.max_memory_gb is not None and not args.max_memory_gb > 0:
+        raise UsageError(f"--max_memory_gb is {args.max_memory_gb}; give a number above 0")
     wanted = PredictOptions(
         folds=None if args.folds is None else tuple(args.folds),
         weights=args.weights,
         step=args.step,
         mirroring=not args.no_mirroring,
+        probabilities=args.save_probabilities,
+        ending=FORMATS.get(args.format),
+        max_memory_gb=args.max_memory_gb,
         device=args.device,
         overwrite=args.overwrite,
         part=part,
     )
-    outcome = predict(model, args.source, args.target, wanted, progress=ProgressDisplay())
+    with _models(args) as models:
+        called = None if args.model is None else str(args.model)
+        outcome = predict(models, args.source, args.target, wanted, called=called, progress=ProgressDisplay())
     facts = outcome.facts
     done = f"{facts['predicted']} cases predicted ({facts['predicted_now']} now)"
     return outcome, f"{done} with fold {', '.join(facts['folds'])}: {args.target}"

@@ -27,6 +27,24 @@ class LabelStatistics(Record):
     mean_side_mm: float  # centroid minus image centre along canonical x; positive is the patient's left
 
 
+class SeenIntensities(Record):
+    """Intensities of one channel over all training images: how low and how high their minima and maxima lie."""
+
+    lowest: float
+    highest_minimum: float
+    lowest_maximum: float
+    highest: float
+
+
+class Seen(Record):
+    """Ranges of what the training images of a model had: lowest and highest along z, y, x; intensities by channel."""
+
+    cases: int
+    spacing_mm: list[tuple[float, float]] = Field(min_length=3, max_length=3)
+    extent_mm: list[tuple[float, float]] = Field(min_length=3, max_length=3)
+    intensities: list[SeenIntensities] = Field(default_factory=list)
+
+
 class Fingerprint(Record):
     """Shapes and spacings per case, pooled intensities; the keys of nnU-Net's dataset_fingerprint.json."""
 
@@ -39,6 +57,26 @@ class Fingerprint(Record):
     ranges: dict[str, list[tuple[float, float]]] = Field(default_factory=dict)  # lowest, highest per channel and case
     labels: dict[str, LabelStatistics] = Field(default_factory=dict)
     key: str = ""
+
+    @property
+    def seen(self) -> Seen:
+        """The ranges that a model trained with these cases knows."""
+        extents = [
+            [n * mm for n, mm in zip(shape, spacing, strict=True)]
+            for shape, spacing in zip(self.shapes_after_crop, self.spacings, strict=True)
+        ]
+        intensities = []
+        for channel in sorted(self.ranges, key=int):
+            low, high = zip(*self.ranges[channel], strict=True)
+            intensities.append(
+                SeenIntensities(lowest=min(low), highest_minimum=max(low), lowest_maximum=min(high), highest=max(high))
+            )
+        return Seen(
+            cases=len(self.spacings),
+            spacing_mm=[(min(axis), max(axis)) for axis in zip(*self.spacings, strict=True)],
+            extent_mm=[(min(axis), max(axis)) for axis in zip(*extents, strict=True)],
+            intensities=intensities,
+        )
 
     @model_validator(mode="after")
     def _same_length(self) -> Fingerprint:

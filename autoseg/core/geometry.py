@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -35,6 +36,28 @@ class Orientation:
         return stored
 
     @property
+    def inverse(self) -> Orientation:
+        """The orientation whose `apply` is this one's `undo`."""
+        back = tuple(int(axis) for axis in np.argsort(self.axes))
+        return Orientation(axes=back, flipped=tuple(self.flipped[axis] for axis in back))  # type: ignore[arg-type]
+
+    def then(self, other: Orientation) -> Orientation:
+        """Both one after the other: `a.then(b).apply(x)` is `b.apply(a.apply(x))`."""
+        return Orientation(
+            axes=tuple(self.axes[axis] for axis in other.axes),  # type: ignore[arg-type]
+            flipped=tuple(  # type: ignore[arg-type]
+                self.flipped[axis] != flip for axis, flip in zip(other.axes, other.flipped, strict=True)
+            ),
+        )
+
+    def undo_box(self, box: Iterable[tuple[int, int]], shape: Sequence[int]) -> tuple[slice, ...]:
+        """Where a box, (start, stop) per axis of the turned array, lies in the stored array of `shape` (Z, Y, X)."""
+        place = [slice(None)] * 3
+        for (start, stop), axis, flip in zip(box, self.axes, self.flipped, strict=True):
+            place[axis] = slice(shape[axis] - stop, shape[axis] - start) if flip else slice(start, stop)
+        return tuple(place)
+
+    @property
     def _turns(self) -> tuple[Any, ...]:
         return (..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))
 
@@ -61,6 +84,14 @@ class Geometry:
             axes=tuple(2 - index_axes[p] for p in (2, 1, 0)),  # type: ignore[arg-type]
             flipped=tuple(bool(matrix[p, index_axes[p]] < 0) for p in (2, 1, 0)),  # type: ignore[arg-type]
         )
+
+    def orientation_to(self, frame: str) -> Orientation:
+        """How the stored array comes into a frame: LPS (canonical), RAS (x and y reversed), or as it is stored."""
+        if frame == "stored":
+            return Orientation(axes=(0, 1, 2), flipped=(False, False, False))
+        if frame == "RAS":
+            return self.orientation.then(Orientation(axes=(0, 1, 2), flipped=(False, True, True)))
+        return self.orientation
 
     @property
     def canonical(self) -> Geometry:

@@ -81,6 +81,13 @@ class LabelScheme:
         """Smallest unsigned type that holds every file value."""
         return np.min_scalar_type(max((*self.values, *self.regions_class_order)))
 
+    @property
+    def names_of_values(self) -> dict[int, str]:
+        """Names of the values that a segmentation holds; a region's is that of the value painted for it."""
+        if self.has_regions:
+            return dict(zip(self.regions_class_order, self.foreground, strict=True))
+        return {members[0]: name for name, members in self.foreground.items()}
+
     def encode(self, file_labels: NDArray) -> NDArray[np.int16]:
         """File values -> values inside. All values must be declared (see `undeclared`)."""
         known = [*self.values] if self.ignore_value is None else [*self.values, self.ignore_value]

@@ -21,7 +21,7 @@ from pydantic import (
 from autoseg.core.declaration import Labels, check_regions_order
 from autoseg.core.errors import UsageError
 from autoseg.core.files import content_key, unsafe_name
-from autoseg.core.fingerprint import Intensities
+from autoseg.core.fingerprint import Intensities, Seen
 from autoseg.core.labels import LabelScheme
 from autoseg.core.records import Record, nearest
 
@@ -29,6 +29,7 @@ NOTHING = ("inherits_from", "previous_stage")  # need no line in a plan file whe
 REST = ""  # key of all decisions that belong to no configuration
 PREPARED_BY = ("spacing_mm", "normalization", "use_mask_for_norm")  # on which the preprocessed cases depend
 Normalization = Literal["ct", "zscore", "rescale_0_1", "rgb_0_1", "none"]
+Orientation = Literal["LPS", "RAS", "stored"]
 
 
 class NetworkSpec(Record):
@@ -127,7 +128,11 @@ class Told(Record):
 
 
 class Plan(Record):
-    """All that a prediction needs to know besides the weights."""
+    """All that a prediction needs to know besides the weights.
+
+    `orientation` is the one that the network knows: LPS (canonical, in which autoseg trains), RAS, or as the files
+    store it; other models than our own may be trained in these.
+    """
 
     schema_version: Literal[1] = 1
     planner: str
@@ -137,6 +142,7 @@ class Plan(Record):
     labels: Labels
     regions_class_order: list[int] = Field(default_factory=list)
     file_ending: str
+    orientation: Orientation = "LPS"
     intensities: list[Intensities]
     configurations: dict[str, Configuration]
     reasons: dict[str, str] = Field(default_factory=dict)
@@ -151,7 +157,9 @@ class Plan(Record):
         configurations = value.get("configurations") if isinstance(value, dict) else None
         if not isinstance(configurations, dict):
             return check(value)
-        plan = check({**value, "configurations": {name: _resolve(name, configurations) for name in configurations}})
+        plan = check(
+            {**value, "configurations": {name: with_inherited(name, configurations) for name in configurations}}
+        )
         for name, configuration in [*plan.configurations.items()]:
             parent = plan.configurations.get(configuration.inherits_from or "")
             if parent is not None:
@@ -257,6 +265,13 @@ class Plan(Record):
         earlier = self.configuration(name).previous_stage is not None
         return len(self.channel_names) + (len(self.scheme.values) - 1 if earlier else 0)
 
+    def stages(self, name: str) -> list[str]:
+        """A configuration and those whose segmentations it needs, the first stage of a cascade last."""
+        found = [name]
+        while (stage := self.configuration(found[-1]).previous_stage) is not None:
+            found.append(stage)
+        return found
+
     def stored_as(self, name: str) -> str:
         """The configuration whose preprocessed cases serve this one too: itself, or one that it inherits them from."""
         own = self.configuration(name)
@@ -274,8 +289,8 @@ class Plan(Record):
         return self.configurations[name]
 
 
-def _resolve(name: str, configurations: dict[str, Any]) -> Any:
-    """A configuration with the fields that it inherits."""
+def with_inherited(name: str, configurations: dict[str, Any]) -> Any:
+    """A configuration as it stands in a file, with the fields that it inherits; ValueError where that is impossible."""
     fields, heirs = configurations[name], [name]
     parent = fields.get("inherits_from") if isinstance(fields, dict) else None
     while parent is not None:
@@ -295,9 +310,14 @@ def _key(fields: dict[str, Any]) -> str:
 
 
 class Model(Record):
-    """A trained configuration as it lies in its results folder: model.json beside the fold_* folders."""
+    """A trained configuration as it lies in its results folder: model.json beside the fold_* folders.
+
+    `seen` are the ranges of the training images, None where nobody measured them; `origin` says who trained it.
+    """
 
     schema_version: Literal[1] = 1
     configuration: str
     plan: Plan
     autoseg_version: str
+    seen: Seen | None = None
+    origin: str = "autoseg"

@@ -75,6 +75,19 @@ def available_memory_gb() -> float:
     return max(free, 0) / 1e9
 
 
+def used_memory_gb() -> float:
+    """Memory that this process holds."""
+    try:
+        import resource
+    except ImportError:
+        return 0.5  # no such module on Windows: what the libraries alone take
+    pages = Path("/proc/self/statm")
+    if pages.is_file():
+        return int(pages.read_text().split()[1]) * resource.getpagesize() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 def _words(*names: str) -> list[str]:
     """Words of the first of these control group files that exists (version 2, then 1); none without any."""
     for name in names:

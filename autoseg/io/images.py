@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from autoseg.io.label_file import write_labels
 from autoseg.io.text_header import with_data_files
 from autoseg.io.volume_file import read_geometry, read_volume
 
-__all__ = ["LoadedCase", "read_case", "read_geometry", "read_volume", "with_data_files", "write_labels"]
+__all__ = [
+    "LoadedCase",
+    "loaded_case",
+    "read_case",
+    "read_geometry",
+    "read_volume",
+    "with_data_files",
+    "write_labels",
+]
 
 MOST_LISTED = 8
 
@@ -57,16 +66,28 @@ def read_case(case: Case, *, labels: LabelScheme | None) -> LoadedCase:
             label = _encoded(voxels, case.label, labels, findings)
     if findings.problems or findings.reference is None:
         raise DataError(findings.problems)
-    orientation = findings.reference[1].orientation
-    image = np.empty((len(channels), *findings.reference[1].canonical.shape), dtype=np.float32)
+    return loaded_case(case.id, channels, findings.reference[1], label=label, warnings=findings.warnings)
+
+
+def loaded_case(
+    case: str,
+    channels: list[NDArray[Any]],
+    geometry: Geometry,
+    *,
+    label: NDArray[np.int16] | None = None,
+    warnings: Iterable[Problem] = (),
+) -> LoadedCase:
+    """Stored channels (Z, Y, X), which are taken out of the list, and a label map in canonical orientation."""
+    orientation = geometry.orientation
+    image = np.empty((len(channels), *geometry.canonical.shape), dtype=np.float32)
     for channel in reversed(range(len(channels))):
         image[channel] = orientation.apply(channels.pop())  # freed one by one: a case may fill the memory
     return LoadedCase(
-        id=case.id,
+        id=case,
         image=image,
         label=None if label is None else np.ascontiguousarray(orientation.apply(label)),
-        geometry=findings.reference[1],
-        warnings=tuple(findings.warnings),
+        geometry=geometry,
+        warnings=tuple(warnings),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,41 +13,47 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from autoseg.core.files import whole_file
+from autoseg.core.geometry import Geometry
+from autoseg.io.label_table import add_label_table, nifti_extensions
 from autoseg.io.nifti_write import write_nifti_like
 from autoseg.io.text_header import copy_nrrd_place
-from autoseg.io.volume_file import READERS, ending, is_nifti, read_geometry
+from autoseg.io.volume_file import READERS, ending, image_of, is_nifti, read_geometry
 
 # Headers whose voxels lie in a second file.
 DETACHED = (".nhdr", ".mhd")
 
 
-def write_labels(path: Path, labels: NDArray[np.integer], *, like: Path) -> None:
+def write_labels(
+    path: Path, labels: NDArray[np.integer], *, like: Path | Geometry, names: Mapping[int, str] | None = None
+) -> None:
     """Write a label volume on the grid of the image file `like`, whole or not at all.
 
     Args:
         path: its ending says the format: .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
         labels: (Z, Y, X) in canonical orientation, file values of an integer type.
-        like: image file whose stored orientation and geometry the output takes over. When both have the same
-            format, SimpleITK reads back the same spacing, origin and direction to the last bit.
+        like: geometry, or an image file whose stored orientation and geometry the output takes over. When both have
+            the same format, SimpleITK reads back the same spacing, origin and direction to the last bit.
+        names: file value -> name, without background. Written into the file with a colour per value: in NRRD as the
+            segments that 3D Slicer shows, in NIfTI as the label table (header extension) that Connectome Workbench
+            shows. MetaImage (.mha, .mhd) has no place that a viewer reads, so names change nothing there. Line ends
+            and control characters become blanks. Voxels and geometry are the same with and without names.
 
     Raises:
         DataError: `like` cannot be read.
     """
-    geometry = read_geometry(like)
+    geometry = like if isinstance(like, Geometry) else read_geometry(like)
     voxels = geometry.orientation.undo(labels)
     assert voxels.shape == geometry.shape, (voxels.shape, geometry.shape)
     assert voxels.dtype.kind in "iu", voxels.dtype
     with (_whole_pair if ending(path) in DETACHED else whole_file)(path) as temporary:
-        if is_nifti(path) and is_nifti(like):
-            write_nifti_like(temporary, voxels, like=like)
+        if isinstance(like, Path) and is_nifti(path) and is_nifti(like):
+            write_nifti_like(temporary, voxels, like=like, extensions=nifti_extensions(names) if names else b"")
             return
-        image = sitk.GetImageFromArray(np.ascontiguousarray(voxels))
-        image.SetSpacing(geometry.spacing_mm[::-1])
-        image.SetOrigin(geometry.origin_mm)
-        image.SetDirection(geometry.direction)
-        sitk.WriteImage(image, str(temporary), useCompression=True)
-        if READERS[ending(path)] == READERS.get(ending(like)) == "NrrdImageIO":
+        sitk.WriteImage(image_of(voxels, geometry), str(temporary), useCompression=True)
+        if isinstance(like, Path) and READERS[ending(path)] == READERS.get(ending(like)) == "NrrdImageIO":
             copy_nrrd_place(like, to=temporary)
+        if names:
+            add_label_table(temporary, names, shape=voxels.shape)
 
 
 @contextmanager

@@ -16,12 +16,14 @@ from autoseg.io.nifti_header import DATA_OFFSET, HEADER, HEADER_BYTES, PLACE_FIE
 
 # Label volumes shrink as well with 4 as with 9, in a fraction of the time.
 GZIP_LEVEL = 4
+EXTENSIONS_FOLLOW = b"\1\0\0\0"  # the four bytes between header and extensions
 
 
-def write_nifti_like(path: Path, voxels: NDArray[np.integer], *, like: Path) -> None:
+def write_nifti_like(path: Path, voxels: NDArray[np.integer], *, like: Path, extensions: bytes = b"") -> None:
     """Write integer `voxels` (Z, Y, X), in the stored orientation of `like`, to `path` (.nii or .nii.gz).
 
-    The same input gives the same bytes: no time stamp, no file name inside.
+    The same input gives the same bytes: no time stamp, no file name inside. `extensions` are whole header extensions,
+    each with its size and code.
     """
     source = parse_header(next(content_blocks(like)))
     assert source is not None, like
@@ -33,7 +35,7 @@ def write_nifti_like(path: Path, voxels: NDArray[np.integer], *, like: Path) -> 
     header["datatype"] = codes[voxels.dtype.newbyteorder("=")]
     header["bitpix"] = voxels.dtype.itemsize * 8
     header["pixdim"][:4] = source["pixdim"][:4]
-    header["vox_offset"] = DATA_OFFSET
+    header["vox_offset"] = DATA_OFFSET + len(extensions)
     header["scl_slope"] = 1
     header["descrip"] = b"autoseg"
     header["magic"] = b"n+1"
@@ -42,7 +44,7 @@ def write_nifti_like(path: Path, voxels: NDArray[np.integer], *, like: Path) -> 
     with open(path, "wb") as file:
         compress = path.name.endswith(".gz")
         stream = gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) if compress else file
-        stream.write(header.tobytes() + bytes(DATA_OFFSET - HEADER_BYTES))
+        stream.write(header.tobytes() + (EXTENSIONS_FOLLOW if extensions else bytes(4)) + extensions)
         for plane in voxels:
             stream.write(np.ascontiguousarray(plane, dtype=plane.dtype.newbyteorder("<")).tobytes())
         if compress:

@@ -86,28 +86,57 @@ def _open(path: Path, *, header_only: bool) -> tuple[sitk.ImageFileReader, Geome
         reader.SetImageIO(READERS[ending(path)])
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
-    defects = list(_header_defects(reader))
+    return reader, _geometry(reader, path)
+
+
+def voxels_of(image: sitk.Image) -> tuple[NDArray[Any], Geometry]:
+    """Array (Z, Y, X) of a SimpleITK image, in its type, and its geometry.
+
+    Raises:
+        DataError: as read_geometry; or NaN or infinite voxels.
+    """
+    name = Path("SimpleITK image")
+    geometry = _geometry(image, name)
+    voxels = sitk.GetArrayFromImage(image).reshape(geometry.shape)
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        _refuse(name, [not_finite(int(np.isnan(voxels).sum()), int(np.isinf(voxels).sum()))])
+    return voxels, geometry
+
+
+def image_of(voxels: NDArray[Any], geometry: Geometry) -> sitk.Image:
+    """A SimpleITK image of an array (Z, Y, X) that lies as `geometry` says."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels))
+    image.SetSpacing(geometry.spacing_mm[::-1])
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(geometry.direction)
+    return image
+
+
+def _geometry(header: sitk.ImageFileReader | sitk.Image, path: Path) -> Geometry:
+    defects = list(_header_defects(header))
     if defects:
         _refuse(path, defects)
-    matrix = np.array(reader.GetDirection()).reshape(reader.GetDimension(), -1)[:3, :3]
+    matrix = np.array(header.GetDirection()).reshape(header.GetDimension(), -1)[:3, :3]
     # Adding 0.0 turns -0.0 into 0.0.
-    return reader, Geometry(
-        shape=tuple(reader.GetSize()[2::-1]),
-        spacing_mm=tuple(reader.GetSpacing()[2::-1]),
-        origin_mm=tuple(value + 0.0 for value in reader.GetOrigin()[:3]),
+    return Geometry(
+        shape=tuple(header.GetSize()[2::-1]),
+        spacing_mm=tuple(header.GetSpacing()[2::-1]),
+        origin_mm=tuple(value + 0.0 for value in header.GetOrigin()[:3]),
         direction=tuple(float(value) + 0.0 for value in matrix.ravel()),
     )
 
 
-def _header_defects(reader: sitk.ImageFileReader) -> Iterator[Defect]:
+def _header_defects(reader: sitk.ImageFileReader | sitk.Image) -> Iterator[Defect]:
     dimensions, size = reader.GetDimension(), reader.GetSize()
     if dimensions < 3:
         yield f"is a {dimensions}D image", "stack the slices of a patient into one 3D volume"
         return
     if any(n > 1 for n in size[3:]):
         yield f"is a {dimensions}D image ({'x'.join(map(str, size))})", SPLIT
-    if reader.GetNumberOfComponents() > 1:
-        yield f"has {reader.GetNumberOfComponents()} numbers per voxel", SPLIT
+    is_image = isinstance(reader, sitk.Image)
+    components = reader.GetNumberOfComponentsPerPixel() if is_image else reader.GetNumberOfComponents()
+    if components > 1:
+        yield f"has {components} numbers per voxel", SPLIT
     if min(size) < 1:
         yield f"has no voxels (size {'x'.join(map(str, size))})", REPLACE
     spacing, origin = np.array(reader.GetSpacing()[:3]), np.array(reader.GetOrigin()[:3])

@@ -69,9 +69,18 @@ def enough_memory(todo: str | Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        found = str(error).partition(" GPU ")[0]  # the rest advises programmers
         what = todo if isinstance(todo, str) else todo()
-        raise DeviceError(f"the memory of the GPU does not suffice ({found}); {what}") from error
+        raise DeviceError(f"{out_of_memory(error)}; {what}") from error
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """What an error says about memory that did not suffice; None where it says something else."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        found = str(error).partition(" GPU ")[0]  # the rest advises programmers
+        return f"the memory of the GPU does not suffice ({found})"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return "the memory of this machine does not suffice"
+    return None
 
 
 def free_memory_gb(device: str | torch.device) -> float:

@@ -104,3 +104,29 @@ def training_memory(
         gradients=weights * 4 / 1e9,
         optimizer=weights * 4 * moments / 1e9,
     )
+
+
+def inference_memory_gb(
+    spec: NetworkSpec, patch_size: Sequence[int], *, n_channels: int, n_outputs: int, precision: str
+) -> float:
+    """Gigabytes (1e9 bytes) that one tile takes while a network looks at it; weights are not counted.
+
+    Nothing is kept for a backward pass but the skip connections. At full resolution the decoder holds the
+    concatenation with its skip (twice a map) and a convolution's input and output; the answer is added up over mirrored
+    copies in float32, beside the last one.
+
+    Args:
+        spec: the network.
+        patch_size: voxels per axis.
+        n_channels: of the image.
+        n_outputs: channels of the logits.
+        precision: a key of ELEMENT_BYTES, in which the network computes.
+    """
+    element, size = ELEMENT_BYTES[precision], list(patch_size)
+    skips = 0
+    for features, strides in zip(spec.features_per_stage, spec.strides, strict=True):
+        size = [length // stride for length, stride in zip(size, strides, strict=True)]
+        skips += features * prod(size)
+    largest = spec.features_per_stage[0] * prod(patch_size)
+    answers = (element + 3 * 4) * n_outputs * prod(patch_size)
+    return (element * (skips + 4 * largest) + 2 * 4 * n_channels * prod(patch_size) + answers) / 1e9

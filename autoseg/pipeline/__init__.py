@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autoseg.pipeline.predicting import PredictOptions, predict
     from autoseg.pipeline.preparing import extract_fingerprint, plan_and_preprocess, preprocess
     from autoseg.pipeline.scoring import evaluate, show_predictions
+    from autoseg.pipeline.sharing import Words, export_model, import_model, opened_model
 
 __all__ = [
     "CaseCounter",
@@ -28,11 +29,15 @@ __all__ = [
     "Progress",
     "Together",
     "TrainOptions",
+    "Words",
     "evaluate",
     "explain",
+    "export_model",
     "extract_fingerprint",
     "few_workers",
+    "import_model",
     "make_plan",
+    "opened_model",
     "plan_and_preprocess",
     "pool_for",
     "predict",
@@ -52,6 +57,7 @@ FILES = {
     "predicting": ("PredictOptions", "predict"),
     "preparing": ("extract_fingerprint", "plan_and_preprocess", "preprocess"),
     "scoring": ("evaluate", "show_predictions"),
+    "sharing": ("Words", "export_model", "import_model", "opened_model"),
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from autoseg import __version__, evaluation, training
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
+from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.scores import validation_scores
@@ -119,7 +120,10 @@ def _train(
     for job in jobs.values():  # whatever is refused is refused before the first fold takes its hours
         training.check_fold(job)
     if processes.rank() == 0:
-        _write_model(results, Model(configuration=options.configuration, plan=plan, autoseg_version=__version__))
+        measured = workspace.fingerprint(dataset.name)
+        seen = Fingerprint.read(measured).seen if measured.is_file() else None
+        name = options.configuration
+        _write_model(results, Model(configuration=name, plan=plan, autoseg_version=__version__, seen=seen))
     processes.wait_for_all()
     outcome = Outcome(warnings=few_cases(len(stored), len(splits)))
     tasks = [

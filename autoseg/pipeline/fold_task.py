@@ -20,7 +20,7 @@ from autoseg.core.heartbeat import at_work
 from autoseg.core.scores import Scores, mark_validated, validation_scores
 from autoseg.nets.device import choose_precision, enough_memory, free_memory_gb
 from autoseg.pipeline.fitting import what_fits
-from autoseg.pipeline.outcome import few_workers
+from autoseg.pipeline.outcome import CaseCounter, few_workers
 from autoseg.training import processes
 
 DRAWN_EVERY_S = 60.0
@@ -116,15 +116,21 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
     ending = dataset.json.file_ending
     problems: list[Problem] = []
     own = cases[processes.rank() :: processes.size()]
-    for number, case in enumerate(own):
-        progress(f"validate fold {fold}", number, len(own), case.id)
-        path = validation / f"{case.id}{ending}"
-        try:
-            prediction.predict_case(ensemble, case, path)
-        except DataError as error:
-            path.unlink(missing_ok=True)  # an older prediction must not pass for this one
-            problems += error.problems
-    progress(f"validate fold {fold}", len(own), len(own), "")
+    jobs = {
+        case.id: (
+            prediction.Scan(id=case.id, images=case.images),
+            prediction.Target(labels=validation / f"{case.id}{ending}"),
+        )
+        for case in own
+    }
+    counter = CaseCounter(progress, f"validate fold {fold}", len(own))
+    progress(counter.stage, 0, len(own), "")
+    for name, result in prediction.predict_cases([ensemble], jobs):
+        counter(name)
+        if isinstance(result, DataError):
+            problems += result.problems
+        elif isinstance(result, Exception):
+            raise result
     problems = processes.gathered(problems)
     if processes.rank() > 0:
         return None

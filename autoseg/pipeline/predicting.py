@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg import __version__, prediction
-from autoseg.core.errors import DataError, DeviceError, Problem
+from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
 from autoseg.core.files import content_key
-from autoseg.io.images import with_data_files
-from autoseg.nets.device import choose_device, enough_memory
+from autoseg.nets.device import choose_device, keep_freed_memory, out_of_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
 
 
@@ -22,71 +21,106 @@ class PredictOptions:
     weights: str = "final"
     step: float = 0.5
     mirroring: bool = True
+    probabilities: bool = False
+    ending: str | None = None
     device: str | None = None
+    max_memory_gb: float | None = None
     overwrite: bool = False
     part: tuple[int, int] = (0, 1)
 
 
 def predict(
-    model: Path, source: Path, target: Path, options: PredictOptions, *, progress: Progress = silent
+    models: Sequence[Path],
+    source: Path,
+    target: Path,
+    options: PredictOptions,
+    *,
+    called: str | None = None,
+    progress: Progress = silent,
 ) -> Outcome:
     """Predict every case of a folder (or one file) and write label files and prediction.json into `target`.
 
-    Cases that `target` holds already, from the same model, image and options, are kept.
+    Several models (folders with model.json) answer together. Cases that `target` holds already, from the same models,
+    image and options, are kept. A case that fails is reported, and the others go on. `called` is what prediction.json
+    calls the models, where it is not their folders.
     """
     device = choose_device(options.device)
-    ensemble = prediction.load_ensemble(
-        model, folds=options.folds, device=device, mirroring=options.mirroring, weights=options.weights
+    if device.type == "cpu":
+        keep_freed_memory()
+    members = prediction.load_members(
+        models, folds=options.folds, device=device, mirroring=options.mirroring, weights=options.weights
     )
-    cases, problems = prediction.find_cases(source, ensemble.plan)
+    plan = members[0].plan
+    cases, problems = prediction.find_scans(source, plan)
+    ending = options.ending or plan.file_ending
+    if ending == prediction.DICOM_SEG and any(case.series is None for case in cases):
+        raise UsageError("--format dicom_seg is for DICOM series; the images given are none")
     part, n_parts = options.part
     cases = cases[part::n_parts]
     settings = {
         "weights": options.weights,
         "step": options.step,
         "mirroring": options.mirroring,
-        "precision": ensemble.precision,
+        "precision": members[0].precision,
     }
-    model_key = content_key(settings, ensemble.plan.model_dump(mode="json"), files=ensemble.files)
+    model_key = content_key(
+        settings,
+        *(member.plan.model_dump(mode="json") for member in members),
+        files=[file for member in members for file in member.files],
+    )
     facts = {
-        "model": str(model),
-        "folds": list(ensemble.folds),
+        "model": called or ", ".join(map(str, models)),
+        "configurations": [member.name for member in members],
+        "folds": list(members[0].folds),
         "options": settings,
         "autoseg_version": __version__,
     }
+    target.mkdir(parents=True, exist_ok=True)
     record = prediction.PredictionRecord(target, part=options.part, facts=facts)
-    n_new = 0
-    for number, case in enumerate(cases):
-        progress("predict", number, len(cases), case.id)
-        path = target / f"{case.id}{ensemble.plan.file_ending}"
+    keys, jobs = {}, {}
+    for case in cases:
+        paths = prediction.Target(
+            labels=target / f"{case.id}{ending}",
+            probabilities=target / f"{case.id}_probabilities.b2nd" if options.probabilities else None,
+        )
         try:
-            key = content_key(model_key, files=with_data_files(case.images))
-            if path.is_file() and record.key_of(case.id) == key and not options.overwrite:
-                continue
-            started = time.monotonic()
-            with enough_memory("close what else uses it, or predict with --device cpu"):
-                found = prediction.predict_case(ensemble, case, path, step=options.step)
-            record.add(case.id, key=key, seconds=time.monotonic() - started, facts=found)
-            n_new += 1
+            keys[case.id] = content_key(model_key, files=case.files)
         except OSError as error:
-            path.unlink(missing_ok=True)
-            todo = "check that the file can be read and the output folder written"
-            problems.append(Problem(case=case.id, file=str(error.filename or ""), found=str(error), next=todo))
-        except DeviceError as error:  # a smaller case may still fit
-            path.unlink(missing_ok=True)
-            problems.append(Problem(case=case.id, found=str(error), next="then run the same command again"))
-        except DataError as error:
-            path.unlink(missing_ok=True)  # an older prediction must not pass for this one
-            problems += [
-                Problem(case=p.case or case.id, file=p.file, found=p.found, next=p.next) for p in error.problems
-            ]
-    progress("predict", len(cases), len(cases), "")
+            problems.append(_problem(case.id, error))
+            continue
+        done = paths.labels.is_file() and (paths.probabilities is None or paths.probabilities.is_file())
+        if not done or record.key_of(case.id) != keys[case.id] or options.overwrite:
+            jobs[case.id] = (case, paths)
+    how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=target)
+    names = [*jobs]
+    progress("predict", 0, len(names), names[0] if names else "")
+    for n_done, (name, result) in enumerate(prediction.predict_cases(members, jobs, how), start=1):
+        progress("predict", n_done, len(names), name)
+        if isinstance(result, DataError):
+            problems += [Problem(case=p.case or name, file=p.file, found=p.found, next=p.next) for p in result.problems]
+        elif isinstance(result, Exception):
+            problems.append(_problem(name, result))
+        else:
+            record.add(name, key=keys[name], facts=result)
     warnings = record.finish(problems)
-    done = len(cases) - len({p.case for p in problems} & {case.id for case in cases})
+    failed = {p.case for p in problems} & {case.id for case in cases}
     summary = {
-        "predicted": done,
-        "predicted_now": n_new,
-        "folds": list(ensemble.folds),
+        "predicted": len(cases) - len(failed),
+        "predicted_now": len(names) - len(failed & {*names}),
+        "folds": list(members[0].folds),
         "output": str(target),
     }
     return Outcome(facts=summary, problems=problems, warnings=warnings)
+
+
+def _problem(case: str, error: Exception) -> Problem:
+    """What went wrong with a case, as a row of the table."""
+    if isinstance(error, OSError):
+        todo = "check that the file can be read and the output folder written"
+        return Problem(case=case, file=str(error.filename or ""), found=str(error), next=todo)
+    if (found := out_of_memory(error)) is not None:
+        todo = "close what else uses it, give --max_memory_gb, or predict with --device cpu; then run again"
+        return Problem(case=case, found=found, next=todo)
+    if isinstance(error, AutosegError):
+        return Problem(case=case, found=str(error), next="then run the same command again")
+    raise error

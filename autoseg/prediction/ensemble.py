@@ -12,6 +12,7 @@ from torch import nn
 
 from autoseg import __version__
 from autoseg.core.errors import DataError, Problem, UsageError
+from autoseg.core.fingerprint import Seen
 from autoseg.core.plan import Configuration, Model, Plan
 from autoseg.core.workspace import fold_files, fold_folder
 from autoseg.io.weights import load_weights, weights_of_state
@@ -30,11 +31,13 @@ WEIGHTS = {
 class Ensemble:
     """Networks of all folds on one device, and the plan they were trained by.
 
-    `previous` is a cascade's first stage; `files` are the weights of all of it.
+    `name` is the configuration's; `previous` is a cascade's first stage; `files` are the weights of all of it; `seen`
+    is what is known of the training images, `origin` who trained it.
     """
 
     plan: Plan
     configuration: Configuration
+    name: str = ""
     networks: tuple[nn.Module, ...]
     folds: tuple[str, ...]
     device: torch.device
@@ -42,6 +45,8 @@ class Ensemble:
     mirroring: bool = True
     previous: Ensemble | None = None
     files: tuple[Path, ...] = ()
+    seen: Seen | None = None
+    origin: str = "autoseg"
 
     @property
     def n_outputs(self) -> int:
@@ -151,6 +156,7 @@ def load_ensemble(
     return Ensemble(
         plan=model.plan,
         configuration=configuration,
+        name=model.configuration,
         networks=networks,
         files=(*files, *(() if previous is None else previous.files)),
         folds=tuple(wanted),
@@ -158,7 +164,40 @@ def load_ensemble(
         precision=choose_precision(device, precision),
         mirroring=mirroring,
         previous=previous,
+        seen=model.seen,
+        origin=model.origin,
     )
+
+
+def load_members(
+    folders: Sequence[Path],
+    *,
+    folds: Sequence[str] | None,
+    device: torch.device,
+    precision: str = "auto",
+    mirroring: bool = True,
+    weights: str = "final",
+) -> tuple[Ensemble, ...]:
+    """Load models that answer together, see `load_ensemble`.
+
+    Raises:
+        UsageError: one of them is no model, or they have other labels, channels or axes than the first.
+        DataError: a file is damaged.
+    """
+    members = tuple(
+        load_ensemble(folder, folds=folds, device=device, precision=precision, mirroring=mirroring, weights=weights)
+        for folder in folders
+    )
+    first = members[0].plan
+    for folder, member in zip(folders[1:], members[1:], strict=True):
+        for what in ("labels", "regions_class_order", "channel_names", "orientation", "transpose_forward"):
+            own, other = getattr(first, what), getattr(member.plan, what)
+            if own != other:
+                raise UsageError(
+                    f"{folders[0]} and {folder} cannot answer together: {what} is {own} in one and {other} in the "
+                    "other; predict with each"
+                )
+    return members
 
 
 def _load_network(model: Model, configuration: Configuration, path: Path, device: torch.device) -> nn.Module:

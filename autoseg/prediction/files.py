@@ -2,84 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autoseg.core.dataset import FILE_ENDINGS, Case, cases_in_folder, unsafe_id
-from autoseg.core.errors import DataError, Problem, UsageError
+from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import read_json, write_json
-from autoseg.core.plan import Plan
-from autoseg.io.images import read_case, write_labels
+from autoseg.core.geometry import Geometry
+from autoseg.core.labels import LabelScheme
+from autoseg.io.probability_file import ProbabilityFile
 from autoseg.prediction.ensemble import Ensemble
-from autoseg.prediction.image import predict_image
+from autoseg.prediction.image import Settings
+from autoseg.prediction.loaded import LoadedScan, prepare_scan, segment_scan
+from autoseg.prediction.memory import MemoryPlan
+from autoseg.prediction.overlap import overlapped
+from autoseg.prediction.scans import Scan
 
+log = logging.getLogger(__name__)
 RECORD = "prediction.json"
 
 
-def find_cases(source: Path, plan: Plan) -> tuple[list[Case], list[Problem]]:
-    """The cases in a folder (CASE_0000.ext, ...), or the one case of a file (for models with one channel).
+@dataclass(frozen=True, kw_only=True)
+class Segmented:
+    """Labels (Z, Y, X) of a case in canonical orientation, and what is needed to write them."""
 
-    Raises:
-        UsageError: nothing is there, or a file was given for a model with several channels.
-    """
-    n_channels = len(plan.channel_names)
-    if source.is_file():
-        ending = next((e for e in FILE_ENDINGS if source.name.endswith(e)), None)
-        if ending is None:
-            raise UsageError(f"{source} is none of {', '.join(FILE_ENDINGS)}; convert it first")
-        if n_channels > 1:
-            raise UsageError(
-                f"this model needs {n_channels} channels per case ({', '.join(plan.channel_names)}); give a folder"
-            )
-        case = source.name[: -len(ending)].removesuffix("_0000")
-        if unsafe := unsafe_id(case):
-            raise UsageError(f"{source.name}: {unsafe}; rename the file")
-        return [Case(id=case, images=(source,))], []
-    if not source.is_dir():
-        raise UsageError(f"{source} does not exist; give a folder with images or one image with -i")
-    endings = [plan.file_ending, *(e for e in FILE_ENDINGS if e != plan.file_ending)]
-    ending = next((e for e in endings if any(p.name.endswith(e) for p in source.iterdir())), None)
-    if ending is None:
-        raise UsageError(f"{source} holds no image ({', '.join(FILE_ENDINGS)}); check the path")
-    problems: list[Problem] = []
-    found = cases_in_folder(source, ending=ending, n_channels=n_channels, problems=problems)
-    broken = {problem.case for problem in problems}
-    return [case for case in found.values() if case.id not in broken], problems
+    labels: NDArray[np.unsignedinteger]
+    geometry: Geometry
+    warnings: tuple[str, ...]
 
 
-def predict_case(
-    ensemble: Ensemble,
-    case: Case,
-    path: Path,
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a case's labels go, and its probabilities if they are wanted."""
+
+    labels: Path
+    probabilities: Path | None = None
+
+
+def predict_cases(
+    members: Sequence[Ensemble],
+    cases: Mapping[str, tuple[Scan, Target]],
+    settings: Settings | None = None,
     *,
-    step: float = 0.5,
-    progress: Callable[[float], None] = lambda share: None,
-) -> dict[str, Any]:
-    """Read a case, segment it, write the labels to `path` in the geometry of its first channel.
+    progress: Callable[[str, float], None] = lambda case, share: None,
+) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+    """Read cases, segment them, write their labels in the geometry of the image; all three at the same time.
 
-    Returns:
-        {"volumes_ml": per label, "warnings": list of sentences}.
+    Args:
+        members: models that answer together.
+        cases: by id what to read and where to write.
+        settings: how to predict.
+        progress: called with a case's id and the share of its tiles that are done.
 
-    Raises:
-        DataError: all defects of the case.
+    Yields:
+        In order the id and {"seconds", "volumes_ml" per label, "warnings": list of sentences}, or what went wrong: a
+        DataError with all defects of the case, a DeviceError, an OSError. A file from before is gone then.
     """
-    loaded = read_case(Case(id=case.id, images=case.images), labels=None)
-    if loaded.image.shape[0] != len(ensemble.plan.channel_names):
-        found = f"has {loaded.image.shape[0]} channels where the model needs {len(ensemble.plan.channel_names)}"
-        raise DataError(Problem(case=case.id, found=found, next="give all channels in the model's order"))
-    geometry = loaded.geometry.canonical
-    labels = predict_image(ensemble, loaded.image, spacing_mm=geometry.spacing_mm, step=step, progress=progress)
-    write_labels(path, labels, like=case.images[0])
-    scheme = ensemble.plan.scheme
-    counts = np.zeros(max(scheme.values) + 1, dtype=np.int64)
+    settings, started = settings or Settings(), dict.fromkeys(cases, 0.0)
+    scheme = members[0].plan.scheme
+    printed: list[tuple[Any, ...]] = []
+
+    def read(name: str) -> LoadedScan:
+        started[name] = time.monotonic()
+        return prepare_scan(members, cases[name][0].read())
+
+    def compute(name: str, scan: LoadedScan, read_next: Callable[[], None]) -> Segmented:
+        def planned(plan: MemoryPlan) -> None:
+            way = (plan.place, plan.tiles_at_once, plan.read_ahead)
+            if printed[-1:] != [way]:
+                log.info("%s: %s", name, plan)
+                printed.append(way)
+            if plan.read_ahead:
+                read_next()
+
+        labels = _segment(members, scan, cases[name][1], settings, lambda share: progress(name, share), planned)
+        return Segmented(labels=labels, geometry=scan.geometry, warnings=scan.warnings)
+
+    def finish(name: str, made: Segmented) -> dict[str, Any]:
+        case, target = cases[name]
+        case.write_labels(target.labels, made.labels, names=scheme.names_of_values, model=members[0].plan.dataset)
+        volumes = _volumes_ml(made.labels, scheme, made.geometry)
+        seconds = round(time.monotonic() - started[name], 3)
+        return {"seconds": seconds, "volumes_ml": volumes, "warnings": [*made.warnings]}
+
+    for name, result in overlapped(cases, read=read, compute=compute, finish=finish):
+        if isinstance(result, Exception):
+            for path in vars(cases[name][1]).values():
+                if path is not None:
+                    path.unlink(missing_ok=True)  # an older prediction must not pass for this one
+        yield name, result
+
+
+def _segment(
+    members: Sequence[Ensemble],
+    scan: LoadedScan,
+    target: Target,
+    settings: Settings,
+    progress: Callable[[float], None],
+    planned: Callable[[MemoryPlan], None],
+) -> NDArray[np.unsignedinteger]:
+    """Labels (Z, Y, X) in canonical orientation; probabilities are written on the way."""
+    if target.probabilities is None:
+        return segment_scan(members, scan, settings, progress=progress, planned=planned)
+    scheme = members[0].plan.scheme
+    with ProbabilityFile(
+        target.probabilities,
+        outputs=[*scheme.outputs],
+        exclusive=not scheme.has_regions,
+        shape=scan.geometry.shape,
+        box=scan.image.grids.box,
+        orientation=scan.to_rows,
+    ) as file:
+        return segment_scan(
+            members,
+            scan,
+            settings,
+            progress=progress,
+            planned=planned,
+            on_probabilities=lambda row, block: file.add(block.cpu().numpy()),
+        )
+
+
+def _volumes_ml(labels: NDArray, scheme: LabelScheme, geometry: Geometry) -> dict[str, float]:
+    """Volume of each structure in a segmentation (Z, Y, X) of file values."""
+    counts = np.zeros(max((*scheme.values, *scheme.regions_class_order)) + 1, dtype=np.int64)
     for plane in labels:  # one by one: bincount takes 8 bytes per voxel
         counts += np.bincount(plane.ravel(), minlength=len(counts))
     ml = geometry.voxel_volume_ml
-    volumes = {name: round(float(counts[list(v)].sum()) * ml, 4) for name, v in scheme.foreground.items()}
-    return {"volumes_ml": volumes, "warnings": [f"{w.found}; {w.next}" for w in loaded.warnings]}
+    return {name: round(float(counts[list(v)].sum()) * ml, 4) for name, v in scheme.foreground.items()}
 
 
 def asked_cases(folder: Path) -> set[str] | None:
@@ -113,9 +169,9 @@ class PredictionRecord:
         key: str | None = self.value["cases"].get(case, {}).get("key")
         return key
 
-    def add(self, case: str, *, key: str, seconds: float, facts: dict[str, Any]) -> None:
-        """Enter a finished case."""
-        self.value["cases"][case] = {"key": key, "seconds": round(seconds, 3), **facts}
+    def add(self, case: str, *, key: str, facts: dict[str, Any]) -> None:
+        """Enter a finished case: seconds, volumes_ml, warnings."""
+        self.value["cases"][case] = {"key": key, **facts}
         write_json(self.path, self.value)
 
     def finish(self, problems: list[Problem]) -> list[Problem]:

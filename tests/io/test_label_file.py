@@ -171,6 +171,90 @@ def test_an_unreadable_image_is_an_error(tmp_path):
     assert not (tmp_path / "label.nii.gz").exists()
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("like_ending", [".nii.gz", ".nrrd", ".mha"])
+def test_names_change_neither_voxels_nor_place(stored, tmp_path, like_ending, ending):
+    like = stored(
+        IMAGE,
+        "image" + like_ending,
+        direction=Rotation.random(random_state=8).as_matrix(),
+        spacing=(1 / 3, 0.7, 2 / 7),
+        origin=(1 / 3, -200.1, 1e-3),
+    )
+    labels = RNG.integers(0, 4, size=read_geometry(like).canonical.shape).astype(np.uint16)
+    write_labels(tmp_path / ("plain" + ending), labels, like=like)
+    write_labels(tmp_path / ("named" + ending), labels, like=like, names={1: "a: b", 2: "c:=d", 3: "<e>"})
+    plain, named = (sitk.ReadImage(tmp_path / (name + ending)) for name in ("plain", "named"))
+    assert plain.GetPixelID() == named.GetPixelID()
+    assert np.array_equal(sitk.GetArrayFromImage(plain), sitk.GetArrayFromImage(named))
+    assert _place(tmp_path / ("plain" + ending)) == _place(tmp_path / ("named" + ending))
+    read, geometry = read_volume(tmp_path / ("named" + ending), case="a")
+    assert np.array_equal(geometry.orientation.apply(read), labels)
+    if ending in (".nii", ".nii.gz"):
+        before, after = (_plain(tmp_path / (name + ending)) for name in ("plain", "named"))
+        assert before[:108] + before[112:348] == after[:108] + after[112:348]
+        assert before[352:] == after[int(struct.unpack_from("<f", after, 108)[0]) :]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_without_names_nothing_is_added(stored, tmp_path, ending):
+    like = stored(IMAGE, "image" + ending)
+    labels = RNG.integers(0, 4, size=IMAGE.shape).astype(np.uint8)
+    outs = [tmp_path / str(i) / ("label" + ending) for i in range(3)]
+    write_labels(outs[0], labels, like=like)
+    write_labels(outs[1], labels, like=like, names=None)
+    write_labels(outs[2], labels, like=like, names={})
+    for out in outs[1:]:
+        for part in out.parent.iterdir():
+            assert part.read_bytes() == (outs[0].parent / part.name).read_bytes()
+    assert b"Segment" not in outs[0].read_bytes()
+    if ending in (".nii", ".nii.gz"):
+        assert _plain(outs[0])[108:112] == struct.pack("<f", 352)
+        assert _plain(outs[0])[348:352] == bytes(4)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_with_names_can_be_like_and_its_names_are_not_taken_over(stored, tmp_path, ending):
+    image = stored(IMAGE, "image" + ending)
+    labels = RNG.integers(0, 4, size=IMAGE.shape).astype(np.uint8)
+    write_labels(tmp_path / ("named" + ending), labels, like=image, names={1: "liver"})
+    write_labels(tmp_path / "a" / ("label" + ending), labels, like=image)
+    write_labels(tmp_path / "b" / ("label" + ending), labels, like=tmp_path / ("named" + ending))
+    for part in (tmp_path / "a").iterdir():
+        assert part.read_bytes() == (tmp_path / "b" / part.name).read_bytes()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_failure_with_names_leaves_nothing_behind(stored, tmp_path, ending, monkeypatch):
+    like = stored(IMAGE, "image" + ending)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_labels(tmp_path / "out" / ("a" + ending), np.zeros(IMAGE.shape, np.uint8), like=like, names={1: "a"})
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_a_meta_image_is_the_same_with_names(stored, tmp_path):
+    like = stored(IMAGE, "image.mha")
+    labels = RNG.integers(0, 4, size=IMAGE.shape).astype(np.uint8)
+    write_labels(tmp_path / "plain.mha", labels, like=like)
+    write_labels(tmp_path / "named.mha", labels, like=like, names={1: "liver"})
+    assert (tmp_path / "plain.mha").read_bytes() == (tmp_path / "named.mha").read_bytes()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_same_names_give_the_same_bytes(stored, tmp_path, ending):
+    like = stored(IMAGE, "image" + ending)
+    labels = RNG.integers(0, 4, size=IMAGE.shape).astype(np.uint8)
+    for folder in ("a", "b"):
+        write_labels(tmp_path / folder / ("x" + ending), labels, like=like, names={2: "b", 1: "a"})
+    for part in (tmp_path / "a").iterdir():
+        assert part.read_bytes() == (tmp_path / "b" / part.name).read_bytes()
+
+
 def test_real_images_keep_their_place(real_data, tmp_path):
     files = [
         "Dataset004_Hippocampus/imagesTr/hippocampus_001_0000.nii.gz",

@@ -88,7 +88,7 @@ def test_each_case_is_seen_with_the_answer_of_the_fold_that_had_not_seen_it(trai
                 ensemble = prediction.load_ensemble(model, folds=[str(other)], device=torch.device("cpu"))
                 image = read_case(replace(dataset.cases[case], label=None), labels=None)
                 spacing_mm = image.geometry.canonical.spacing_mm
-                labels = plan.scheme.encode(predict_image(ensemble, image.image, spacing_mm=spacing_mm))
+                labels = plan.scheme.encode(predict_image([ensemble], image.image, spacing_mm=spacing_mm))
                 configuration = plan.configuration("3d_cascade_fullres")
                 grids, _ = case_grids(image.image, spacing_mm=spacing_mm, plan=plan, configuration=configuration)
                 answers[other] = prepare_segmentation(labels, grids)
@@ -109,12 +109,12 @@ def test_the_command_predicts_through_both_stages(trained: Path, tmp_path: Path)
     model = trained / "results" / NAME / "small__3d_cascade_fullres"
     ensemble = prediction.load_ensemble(model, folds=["0"], device=torch.device("cpu"))
     assert ensemble.previous is not None
-    case = read_case(next(iter(prediction.find_cases(raw / "imagesTs", ensemble.plan)[0])), labels=None)
+    case = next(iter(prediction.find_scans(raw / "imagesTs", ensemble.plan)[0])).read()
     spacing_mm = case.geometry.canonical.spacing_mm
     seen: list[torch.Tensor] = []
     network = ensemble.networks[0]
     network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    predict_image(ensemble, case.image, spacing_mm=spacing_mm)
+    predict_image([ensemble], case.image, spacing_mm=spacing_mm)
     n_labels = len(ensemble.plan.scheme.values) - 1
     for tiles in seen:
         assert tiles.shape[1] == 1 + n_labels

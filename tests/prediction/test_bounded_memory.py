@@ -14,7 +14,7 @@ import sys
 import numpy as np, torch, skimage, scipy.ndimage
 from pathlib import Path
 from autoseg.core.labels import LabelScheme
-from autoseg.prediction.decode import decode_stream
+from autoseg.prediction.decode import decode, native_rows
 from autoseg.prediction.sliding_window import stream_logits
 
 def high_water_mark():
@@ -37,9 +37,8 @@ with torch.inference_mode():
     slabs = stream_logits(
         image, network, patch_size=patch, n_outputs=classes, step=1.0, device=torch.device("cpu")
     )
-    labels = decode_stream(
-        slabs, shape_in=grid, shape_out=native, separate_axis=None, scheme=LabelScheme(declared=names)
-    )
+    blocks = native_rows(slabs, shape_in=grid, shape_out=native, separate_axis=None)
+    labels = np.concatenate([decode(block, LabelScheme(declared=names)) for block in blocks])
 peak = high_water_mark()
 expected = network(torch.linspace(-3, 3, grid[0]).reshape(1, 1, -1, 1, 1)).argmax(1)[0, :, 0, 0]
 if native == grid:

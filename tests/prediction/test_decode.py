@@ -14,7 +14,7 @@ from skimage.transform import resize
 
 from autoseg.core.labels import LabelScheme
 from autoseg.prediction import decode as module
-from autoseg.prediction.decode import decode, decode_stream
+from autoseg.prediction.decode import averaged, decode, native_rows, probabilities
 
 LABELS = LabelScheme(declared={"background": 0, "a": 1, "b": 2, "c": 3, "d": 4})
 REGIONS = LabelScheme(
@@ -58,9 +58,8 @@ def in_slabs(logits: np.ndarray, rows: int) -> Iterator[torch.Tensor]:
 def streamed(
     logits: np.ndarray, shape: tuple[int, ...], axis: int | None, scheme: LabelScheme, rows: int = 3
 ) -> np.ndarray:
-    return decode_stream(
-        in_slabs(logits, rows), shape_in=logits.shape[1:], shape_out=shape, separate_axis=axis, scheme=scheme
-    )
+    blocks = native_rows(in_slabs(logits, rows), shape_in=logits.shape[1:], shape_out=shape, separate_axis=axis)
+    return np.concatenate([decode(block, scheme) for block in blocks])
 
 
 SHAPES = [
@@ -85,7 +84,7 @@ def test_streamed_labels_are_those_of_the_whole_volume(
 ) -> None:
     logits = logits_of(scheme.n_outputs, shape_in)
     labels = streamed(logits, shape_out, axis, scheme)
-    assert labels.dtype == np.uint16
+    assert labels.dtype == scheme.output_dtype
     assert np.array_equal(labels, whole_volume(logits, shape_out, axis, scheme))
 
 
@@ -119,14 +118,9 @@ def test_slabs_that_exceed_the_chunk_are_taken_apart(monkeypatch: pytest.MonkeyP
 
 
 def test_missing_rows_are_noticed() -> None:
+    slabs = in_slabs(logits_of(5, (6, 4, 4)), 3)
     with pytest.raises(AssertionError, match="cover"):
-        decode_stream(
-            in_slabs(logits_of(5, (6, 4, 4)), 3),
-            shape_in=(7, 4, 4),
-            shape_out=(7, 4, 4),
-            separate_axis=None,
-            scheme=LABELS,
-        )
+        list(native_rows(slabs, shape_in=(7, 4, 4), shape_out=(7, 4, 4), separate_axis=None))
 
 
 def test_regions_are_painted_in_their_order() -> None:
@@ -143,3 +137,33 @@ def test_region_values_beyond_16_bits_survive() -> None:
     labels = streamed(logits, (2, 2, 2), None, scheme)
     assert (labels[0] == 40_000).all()
     assert (labels[1] == 70_000).all()
+
+
+@pytest.mark.parametrize("scheme", [LABELS, REGIONS], ids=["labels", "regions"])
+def test_models_are_averaged_by_their_probabilities(scheme: LabelScheme) -> None:
+    logits = [logits_of(scheme.n_outputs, (9, 5, 6), seed) * 3 for seed in range(3)]
+    streams = [in_slabs(one, rows) for one, rows in zip(logits, (4, 2, 9), strict=True)]
+    found = torch.cat(list(averaged(streams, scheme=scheme)), dim=1)
+    if scheme.has_regions:
+        expected = np.mean([1 / (1 + np.exp(-one.astype(np.float64))) for one in logits], axis=0)
+        labels = np.zeros((9, 5, 6), dtype=int)
+        for region, value in zip(expected, scheme.regions_class_order, strict=True):
+            labels[region > 0.5] = value
+    else:
+        shares = [np.exp(one.astype(np.float64)) for one in logits]
+        expected = np.mean([share / share.sum(axis=0) for share in shares], axis=0)
+        labels = expected.argmax(axis=0)
+    np.testing.assert_allclose(probabilities(found, scheme).numpy(), expected, atol=1e-6)
+    assert np.array_equal(decode(found, scheme), labels)
+
+
+def test_a_single_model_passes_unchanged() -> None:
+    logits = logits_of(5, (7, 3, 2))
+    found = torch.cat(list(averaged([in_slabs(logits, 3)], scheme=LABELS)), dim=1)
+    assert np.array_equal(found.numpy(), logits)
+
+
+def test_models_of_different_sizes_are_no_ensemble() -> None:
+    streams = [in_slabs(logits_of(5, (n, 3, 2)), 3) for n in (6, 7)]
+    with pytest.raises(AssertionError, match="different sizes"):
+        list(averaged(streams, scheme=LABELS))

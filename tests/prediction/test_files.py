@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,12 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from autoseg.core.dataset import Case
-from autoseg.core.errors import DataError, Problem, UsageError
+from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import read_json, write_json
 from autoseg.core.plan import Plan
 from autoseg.prediction.ensemble import Ensemble
-from autoseg.prediction.files import PredictionRecord, asked_cases, find_cases, predict_case
+from autoseg.prediction.files import PredictionRecord, Target, asked_cases, predict_cases
+from autoseg.prediction.scans import Scan
 
 MakePlan = Callable[..., Plan]
 RAS_TURNED = (0.0, -1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
@@ -45,6 +46,15 @@ def ensemble_for(plan: Plan, network: nn.Module) -> Ensemble:
     )
 
 
+def predict_case(ensemble: Ensemble, case: Scan, path: Path) -> dict[str, Any]:
+    ((name, result),) = predict_cases([ensemble], {case.id: (case, Target(labels=path))})
+    assert name == case.id
+    if isinstance(result, Exception):
+        raise result
+    assert result.pop("seconds") > 0
+    return result
+
+
 def write_image(path: Path, voxels: np.ndarray, direction: tuple = RAS_TURNED) -> None:
     image = sitk.GetImageFromArray(voxels)
     image.SetSpacing((1.0, 2.0, 0.5))
@@ -64,7 +74,7 @@ def test_labels_are_written_on_the_grid_of_the_image(tmp_path: Path, make_plan: 
     voxels = grey_levels()
     write_image(tmp_path / f"in{ending}", voxels)
     plan = make_plan(labels={"background": 0, "dark": 4, "bright": 6}, spacing_mm=(0.5, 1.0, 2.0), mirror_axes=[0, 2])
-    case = Case(id="in", images=(tmp_path / f"in{ending}",))
+    case = Scan(id="in", images=(tmp_path / f"in{ending}",))
     facts = predict_case(ensemble_for(plan, Levels()), case, tmp_path / "out" / f"in{ending}")
     written, image = (sitk.ReadImage(str(p)) for p in (tmp_path / "out" / f"in{ending}", case.images[0]))
     assert np.array_equal(sitk.GetArrayFromImage(written), np.array([0, 4, 6])[voxels])
@@ -85,7 +95,7 @@ def test_the_volume_of_a_region_is_that_of_all_its_values(tmp_path: Path, make_p
         regions_class_order=(1, 2),
         spacing_mm=(0.5, 2.0, 1.0),
     )
-    case = Case(id="a", images=(tmp_path / "a.nii.gz",))
+    case = Scan(id="a", images=(tmp_path / "a.nii.gz",))
     facts = predict_case(ensemble_for(plan, Above()), case, tmp_path / "out.nii.gz")
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out.nii.gz"))), voxels)
     assert facts["volumes_ml"]["whole"] == pytest.approx((voxels > 0).sum() * 1e-3)
@@ -94,7 +104,7 @@ def test_the_volume_of_a_region_is_that_of_all_its_values(tmp_path: Path, make_p
 
 def test_a_constant_image_is_predicted_with_a_warning(tmp_path: Path, make_plan: MakePlan) -> None:
     write_image(tmp_path / "a.nii.gz", np.zeros((4, 4, 4), dtype=np.int16))
-    case = Case(id="a", images=(tmp_path / "a.nii.gz",))
+    case = Scan(id="a", images=(tmp_path / "a.nii.gz",))
     labels = {"background": 0, "dark": 1, "bright": 2}
     facts = predict_case(ensemble_for(make_plan(labels=labels), Levels()), case, tmp_path / "o.nii.gz")
     assert len(facts["warnings"]) == 1
@@ -103,7 +113,7 @@ def test_a_constant_image_is_predicted_with_a_warning(tmp_path: Path, make_plan:
 
 def test_a_damaged_image_is_refused_and_nothing_is_written(tmp_path: Path, make_plan: MakePlan) -> None:
     (tmp_path / "a.nii.gz").write_bytes(b"no image")
-    case = Case(id="a", images=(tmp_path / "a.nii.gz",))
+    case = Scan(id="a", images=(tmp_path / "a.nii.gz",))
     with pytest.raises(DataError, match="a "):
         predict_case(ensemble_for(make_plan(), Levels()), case, tmp_path / "out" / "a.nii.gz")
     assert not (tmp_path / "out").exists()
@@ -111,67 +121,16 @@ def test_a_damaged_image_is_refused_and_nothing_is_written(tmp_path: Path, make_
 
 def test_a_case_with_too_few_channels_is_refused(tmp_path: Path, make_plan: MakePlan) -> None:
     write_image(tmp_path / "a.nii.gz", grey_levels())
-    case = Case(id="a", images=(tmp_path / "a.nii.gz",))
+    case = Scan(id="a", images=(tmp_path / "a.nii.gz",))
     plan = make_plan(normalization=("none", "none"))
     with pytest.raises(DataError, match="1 channels where the model needs 2"):
         predict_case(ensemble_for(plan, Levels()), case, tmp_path / "o.nii.gz")
 
 
-def touch(folder: Path, *names: str) -> None:
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        (folder / name).write_bytes(b"")
-
-
-def test_cases_of_a_folder_are_grouped_by_channel(tmp_path: Path, make_plan: MakePlan) -> None:
-    plan = make_plan(normalization=("none", "none"))
-    touch(tmp_path, "b_0000.nii.gz", "b_0001.nii.gz", "a x_0000.nii.gz", "a x_0001.nii.gz", "c_0000.nii.gz", "n.txt")
-    cases, problems = find_cases(tmp_path, plan)
-    assert [case.id for case in cases] == ["a x", "b"]
-    assert [path.name for path in cases[1].images] == ["b_0000.nii.gz", "b_0001.nii.gz"]
-    assert [problem.case for problem in problems] == ["c"]
-
-
-def test_a_folder_of_another_format_is_taken(tmp_path: Path, make_plan: MakePlan) -> None:
-    touch(tmp_path, "b_0000.mha")
-    cases, problems = find_cases(tmp_path, make_plan())
-    assert [case.id for case in cases] == ["b"]
-    assert problems == []
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"), [("scan.nii.gz", "scan"), ("scan_0000.nrrd", "scan"), ("a.b.nii", "a.b")]
-)
-def test_a_single_file_is_a_case(tmp_path: Path, make_plan: MakePlan, name: str, expected: str) -> None:
-    touch(tmp_path, name)
-    cases, problems = find_cases(tmp_path / name, make_plan())
-    assert (cases, problems) == ([Case(id=expected, images=(tmp_path / name,))], [])
-
-
-@pytest.mark.parametrize(
-    ("name", "channels", "match"),
-    [
-        ("missing", 1, "does not exist"),
-        ("empty", 1, "holds no image"),
-        ("scan.jpg", 1, "convert it first"),
-        ("scan.nii.gz", 2, "give a folder"),
-        (".scan.nii.gz", 1, "dot"),
-        ("_0000.nii.gz", 1, "rename"),
-    ],
-)
-def test_what_cannot_be_predicted_is_a_usage_error(
-    tmp_path: Path, make_plan: MakePlan, name: str, channels: int, match: str
-) -> None:
-    touch(tmp_path, "scan.jpg", "scan.nii.gz", ".scan.nii.gz", "_0000.nii.gz")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=match):
-        find_cases(tmp_path / name, make_plan(normalization=["none"] * channels))
-
-
 def test_the_record_survives_a_kill_and_forgets_failed_cases(tmp_path: Path) -> None:
     record = PredictionRecord(tmp_path, part=(0, 1), facts={"model": "m"})
-    record.add("a", key="k1", seconds=1.23456, facts={"volumes_ml": {}, "warnings": ["odd; look"]})
-    record.add("b", key="k2", seconds=2, facts={"volumes_ml": {}, "warnings": []})
+    record.add("a", key="k1", facts={"seconds": 1.235, "volumes_ml": {}, "warnings": ["odd; look"]})
+    record.add("b", key="k2", facts={"seconds": 2, "volumes_ml": {}, "warnings": []})
     again = PredictionRecord(tmp_path, part=(0, 1), facts={"model": "m"})
     assert (again.key_of("a"), again.key_of("b"), again.key_of("c")) == ("k1", "k2", None)
     warnings = again.finish([Problem(case="b", file="b.nii.gz", found="damaged", next="replace")])
@@ -187,7 +146,7 @@ def test_parts_are_recorded_apart_and_asked_together(tmp_path: Path) -> None:
     assert asked_cases(tmp_path) is None
     for number, case in enumerate("ab"):
         record = PredictionRecord(tmp_path, part=(number, 2), facts={})
-        record.add(case, key="k", seconds=0, facts={"warnings": []})
+        record.add(case, key="k", facts={"warnings": []})
         record.finish([])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prediction_part0of2.json", "prediction_part1of2.json"]
     assert asked_cases(tmp_path) == {"a", "b"}

@@ -76,17 +76,15 @@ def test_every_voxel_gets_the_value_of_its_grey_level(make_plan: MakePlan, trans
     labels = {"background": 0, "dark": 7, "bright": 300}
     plan = make_plan(patch_size=patch, labels=labels, transpose=transpose, mirror_axes=[0, 1])
     image = levels()
-    done: list[float] = []
-    found = predict_image(ensemble_for(plan, Thresholds(3)), image, spacing_mm=(1.0, 1.0, 1.0), progress=done.append)
+    found = predict_image([ensemble_for(plan, Thresholds(3))], image, spacing_mm=(1.0, 1.0, 1.0))
     assert found.dtype == np.uint16
     assert np.array_equal(found, np.array([0, 7, 300])[image[0].astype(int)])
-    assert done[-1] == 1
 
 
 def test_regions_are_painted_in_their_order(make_plan: MakePlan) -> None:
     plan = make_plan(labels={"background": 0, "whole": [1, 2], "core": [2]}, regions_class_order=(1, 2))
     image = levels()
-    found = predict_image(ensemble_for(plan, Above(0.5, 1.5)), image, spacing_mm=(1.0, 1.0, 1.0))
+    found = predict_image([ensemble_for(plan, Above(0.5, 1.5))], image, spacing_mm=(1.0, 1.0, 1.0))
     assert found.dtype == np.uint8
     assert np.array_equal(found, image[0].astype(int))
 
@@ -113,7 +111,7 @@ def test_resampling_there_and_back_equals_the_whole_volume(
     native = [resized(channel, case.grids.cropped_shape, axis) for channel in logits]
     expected = np.zeros(image.shape[1:], dtype=int)
     expected[2:10, 1:12, 3:] = np.array([0, 3, 4])[np.argmax(native, axis=0)]
-    found = predict_image(ensemble_for(plan, Thresholds(3)), image, spacing_mm=spacing)
+    found = predict_image([ensemble_for(plan, Thresholds(3))], image, spacing_mm=spacing)
     # Averaging tiles rounds; a voxel in a thousand may lie between two levels.
     assert (found != expected).mean() < 1e-3
     assert len(np.unique(found)) == 3
@@ -122,7 +120,7 @@ def test_resampling_there_and_back_equals_the_whole_volume(
 def test_an_empty_image_gives_background(make_plan: MakePlan) -> None:
     plan = make_plan(labels={"background": 0, "dark": 1, "bright": 2})
     found = predict_image(
-        ensemble_for(plan, Thresholds(3)), np.zeros((1, 3, 4, 20), dtype=np.float32), spacing_mm=(1.0, 2.0, 3.0)
+        [ensemble_for(plan, Thresholds(3))], np.zeros((1, 3, 4, 20), dtype=np.float32), spacing_mm=(1.0, 2.0, 3.0)
     )
     assert found.shape == (3, 4, 20)
     assert not found.any()

@@ -1,0 +1,45 @@
+"""autoseg_export_model: one file to share, or a container for a challenge."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg.cli import options
+from autoseg.cli.run import run
+
+if TYPE_CHECKING:
+    from autoseg.pipeline import Outcome
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = options.new_parser(
+        "export_model", "Write trained folds into one file that others can open without running anything in it."
+    )
+    options.add_dataset(parser)
+    parser.add_argument("-o", dest="target", type=Path, required=True, metavar="MODEL", help="MODEL.zip, or a folder")
+    parser.add_argument(
+        "-c",
+        dest="configurations",
+        nargs="+",
+        default=["3d_fullres"],
+        metavar="NAME",
+        help="configurations whose probabilities are averaged (default: 3d_fullres)",
+    )
+    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="folds (default: all trained)")
+    options.add_planner(parser)
+    options.add_words(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace MODEL")
+    return run(parser, _act, argv)
+
+
+def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
+    from autoseg.pipeline import export_model
+
+    workspace, name = options.workspace(args), options.dataset_name(args)
+    models = [workspace.model(name, args.planner, configuration) for configuration in args.configurations]
+    outcome = export_model(models, args.target, folds=args.folds, words=options.words(args), overwrite=args.overwrite)
+    return outcome, options.told_model(outcome)

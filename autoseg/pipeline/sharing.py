@@ -1,0 +1,246 @@
+"""Models that go from hand to hand: exported, imported (also from nnU-Net), opened for a prediction."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from autoseg import __version__, prediction
+from autoseg.core.errors import UsageError
+from autoseg.core.files import read_json
+from autoseg.core.fingerprint import Fingerprint, Seen
+from autoseg.core.model_card import CardScores, ModelCard
+from autoseg.core.plan import Model
+from autoseg.core.records import nearest, parse
+from autoseg.core.scores import Scores
+from autoseg.core.workspace import fold_folder
+from autoseg.io import model_file
+from autoseg.io.peer_plan import PLANS, read_peer_plan
+from autoseg.io.peer_weights import fold_checkpoints, own_names, read_peer_checkpoint
+from autoseg.io.weights import save_weights
+from autoseg.nets.device import choose_device
+from autoseg.pipeline.outcome import Outcome
+
+MODEL, WEIGHTS = "model.json", "weights.safetensors"
+KEPT = (WEIGHTS, "recipe.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a person says about a model."""
+
+    name: str | None = None
+    description: str = ""
+    licence: str = ""
+
+
+def export_model(
+    models: Sequence[Path], target: Path, *, folds: Sequence[str] | None, words: Words, overwrite: bool = False
+) -> Outcome:
+    """Write the finished folds of trained configurations into one model file, cascades with their first stages.
+
+    Args:
+        models: results folders, whose probabilities are averaged in a prediction.
+        target: a .zip, or a folder to be made.
+        folds: of each configuration; None stands for all finished ones.
+        words: for the card.
+        overwrite: whether a target that is there is replaced.
+
+    Raises:
+        UsageError: a folder is no model, a fold is not trained, or the target is there.
+        DataError: a file is damaged.
+    """
+    with _staged(target, overwrite=overwrite) as staging:
+        # loading them is the check: every file whole, everything fits
+        members = prediction.load_members(models, folds=folds, device=choose_device("cpu"))
+        scores = {}
+        for model, member in zip(models, members, strict=True):
+            name = model.resolve().name
+            stage: prediction.Ensemble | None = member
+            folder = model.resolve()
+            while stage is not None:
+                _copy_model(folder, staging / folder.name, stage.folds)
+                stage = stage.previous
+                if stage is not None:
+                    folder = folder.with_name(f"{stage.plan.planner}__{stage.name}")
+            summary = model / "crossval" / "summary.json"
+            if summary.is_file():
+                pooled = Scores.read(summary)
+                dice = {label: metrics["dice"].mean for label, metrics in pooled.summary.items()}
+                scores[name] = CardScores(cases=len(pooled.cases), mean_dice=pooled.mean_dice, dice=dice)
+        main = [model.resolve().name for model in models]
+        card = _card(members[0], main=main, words=words, scores=scores)
+        return _finish(staging, target, card)
+
+
+def import_model(
+    source: Path,
+    target: Path,
+    *,
+    folds: Sequence[str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    words: Words,
+    overwrite: bool = False,
+) -> Outcome:
+    """Make a model file (.zip) or folder from an exported file, or from a results folder of nnU-Net v2.
+
+    Raises:
+        UsageError: the source is neither, or the target is there.
+        DataError: a file is damaged, hostile, or asks for what autoseg does not compute.
+    """
+    with _staged(target, overwrite=overwrite) as staging:
+        if source.is_file():
+            card = model_file.unpack(source, staging)
+        elif (source / PLANS).is_file():
+            card = _from_peer(source, staging, folds=folds, checkpoint=checkpoint, words=words)
+        elif (source / model_file.CARD).is_file():
+            card = model_file.check(source)
+            shutil.copytree(source, staging, dirs_exist_ok=True)
+        else:
+            todo = "give what autoseg_export_model wrote, or the folder of nnU-Net that holds plans.json and fold_0"
+            raise UsageError(f"{source} is no model file and no results folder of nnU-Net v2; {todo}")
+        # loading them is the check: every tensor there, everything fits
+        prediction.load_members(
+            [staging / name for name in card.configurations], folds=None, device=choose_device("cpu")
+        )
+        return _finish(staging, target, card)
+
+
+@contextmanager
+def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> Iterator[list[Path]]:
+    """The results folders that a model consists of; a model file is unpacked for the time of the context.
+
+    Args:
+        path: a results folder (with model.json), a model folder (with card.json), or a model file.
+        configurations: of a model with several, those to use; None stands for those that its card names.
+
+    Raises:
+        UsageError: it is none of them, or has no such configuration.
+        DataError: the file is damaged or hostile.
+    """
+    with tempfile.TemporaryDirectory(prefix="autoseg_model_") as temporary:
+        folder = path
+        if path.is_file():
+            folder = Path(temporary)
+            model_file.unpack(path, folder)
+        if (folder / MODEL).is_file():
+            known, main = {Model.read(folder / MODEL).configuration: folder}, [folder]
+        elif (folder / model_file.CARD).is_file():
+            card = model_file.read_card(folder / model_file.CARD)
+            known = {entry.parent.name.rpartition("__")[2]: entry.parent for entry in sorted(folder.glob(f"*/{MODEL}"))}
+            main = [folder / name for name in card.configurations]
+        else:
+            todo = "give the folder with model.json, or a file that autoseg_export_model wrote; a model of nnU-Net "
+            raise UsageError(f"{path} is no model; {todo}has to go through autoseg_import_model once")
+        for name in configurations or ():
+            if name not in known:
+                raise UsageError(f"{path} has no configuration {name}; {nearest(name, [*known])}")
+        yield [known[name] for name in configurations] if configurations else main
+
+
+@contextmanager
+def _staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A hidden folder beside the target, gone afterwards."""
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} is there already; give another name with -o, or --overwrite")
+    if target.is_dir() and not (target / model_file.CARD).is_file() and any(target.iterdir()):
+        raise UsageError(f"{target} is a folder of something else; give another name with -o")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _finish(staging: Path, target: Path, card: ModelCard) -> Outcome:
+    """Seal a staged model and put it in its place."""
+    card = model_file.seal(staging, card)
+    if target.suffix == ".zip":
+        model_file.pack(staging, target)
+    else:
+        if target.exists():
+            shutil.rmtree(target)
+        staging.chmod(0o755)  # as any folder; temporary ones are private
+        staging.rename(target)
+    facts = {
+        "model": str(target),
+        "configurations": card.configurations,
+        "weights": [name for name in card.files if name.endswith(WEIGHTS)],
+        "bytes": sum(facts.size for facts in card.files.values()),
+        "card": card.model_dump(mode="json", exclude={"files"}),
+    }
+    return Outcome(facts=facts)
+
+
+def _copy_model(source: Path, target: Path, folds: Sequence[str]) -> None:
+    target.mkdir(exist_ok=True)
+    shutil.copyfile(source / MODEL, target / MODEL)
+    for fold in folds:
+        fold_folder(target, fold).mkdir(exist_ok=True)
+        for name in KEPT:
+            if (fold_folder(source, fold) / name).is_file():
+                shutil.copyfile(fold_folder(source, fold) / name, fold_folder(target, fold) / name)
+
+
+def _card(
+    member: prediction.Ensemble, *, main: Sequence[str], words: Words, scores: dict[str, CardScores]
+) -> ModelCard:
+    plan = member.plan
+    return ModelCard(
+        name=words.name or plan.dataset,
+        description=words.description,
+        licence=words.licence,
+        origin=member.origin,
+        autoseg_version=__version__,
+        created=date.today().isoformat(),
+        configurations=list(main),
+        dataset=plan.dataset,
+        channel_names=plan.channel_names,
+        labels=plan.labels,
+        training_cases=None if member.seen is None else member.seen.cases,
+        scores=scores,
+    )
+
+
+def _from_peer(source: Path, staging: Path, *, folds: Sequence[str] | None, checkpoint: str, words: Words) -> ModelCard:
+    """Translate a results folder of nnU-Net v2, a cascade's with that of its first stage, which lies beside it."""
+    folder = source.resolve()
+    files = fold_checkpoints(folder, name=checkpoint, folds=folds)
+    first = read_peer_checkpoint(next(iter(files.values())))
+    stages = {first.configuration: (folder, files, first)}
+    axes = {first.configuration: list(first.mirror_axes)}
+    plan = read_peer_plan(folder, mirror_axes=axes)
+    for name in plan.stages(first.configuration)[1:]:
+        earlier = folder.with_name(f"{folder.name.rpartition('__')[0]}__{name}")
+        if not (earlier / PLANS).is_file():
+            raise UsageError(f"{source} follows {name}: put that folder beside it as {earlier.name}")
+        files = fold_checkpoints(earlier, name=checkpoint, folds=folds)
+        stages[name] = earlier, files, read_peer_checkpoint(next(iter(files.values())))
+        axes[name] = list(stages[name][2].mirror_axes)
+    plan = read_peer_plan(folder, mirror_axes=axes)
+    for name, (where, files, loaded) in stages.items():
+        own = staging / f"{plan.planner}__{name}"
+        origin = f"nnU-Net v2 ({loaded.trainer})"
+        seen = _peer_seen(where)
+        Model(configuration=name, plan=plan, autoseg_version=__version__, seen=seen, origin=origin).write(own / MODEL)
+        for path in files.values():
+            opened = loaded if path == next(iter(files.values())) else read_peer_checkpoint(path)
+            facts = {"autoseg_version": __version__, "origin": origin}
+            save_weights(own / path.parent.name / WEIGHTS, own_names(opened.tensors, path=path), facts=facts)
+    main = f"{plan.planner}__{first.configuration}"
+    member = prediction.load_ensemble(staging / main, folds=None, device=choose_device("cpu"))
+    return _card(member, main=[main], words=words, scores={})
+
+
+def _peer_seen(folder: Path) -> Seen | None:
+    """What nnU-Net's fingerprint says of the training images, axes as in the files: so the model is run."""
+    path = folder / "dataset_fingerprint.json"
+    if not path.is_file():
+        return None
+    return parse(Fingerprint, read_json(path), source=path).seen

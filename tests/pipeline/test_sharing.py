@@ -1,0 +1,335 @@
+"""Models that go from hand to hand: exported, imported, predicted with; and those of nnU-Net."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from peer_model import plans, results_folder, save, spec, their_tensors
+
+from autoseg import Predictor
+from autoseg.cli import export_model, import_model, predict
+from autoseg.core.errors import DataError, UsageError
+from autoseg.core.plan import Model, Plan
+from autoseg.io.peer_plan import read_peer_plan
+from autoseg.io.probability_file import read_probabilities
+from autoseg.io.weights import save_weights
+from autoseg.nets.build import build_network
+from autoseg.pipeline import opened_model
+
+MakePlan = Callable[..., Plan]
+FULLRES = ("configurations", "3d_fullres")
+RAS_TURNED = (0.0, -1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def trained(results: Path, plan: Plan, *, planner: str = "hand", folds: Sequence[str] = "01", seed: int = 0) -> Path:
+    """A results folder with random weights."""
+    folder = results / plan.dataset / f"{planner}__small"
+    Model(configuration="small", plan=plan.with_changes(planner=planner), autoseg_version="0").write(
+        folder / "model.json"
+    )
+    network_spec = plan.configuration("small").network
+    for number, fold in enumerate(folds):
+        torch.manual_seed(seed + number)
+        network = build_network(network_spec, n_channels=len(plan.channel_names), n_outputs=plan.scheme.n_outputs)
+        save_weights(folder / f"fold_{fold}" / "weights.safetensors", network.state_dict(), facts={})
+    return folder
+
+
+def write_image(path: Path, *, shape: tuple[int, int, int] = (9, 12, 11), seed: int = 0) -> None:
+    voxels = np.random.default_rng(seed).normal(2, 2, shape).astype(np.float32)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing((1.0, 1.25, 2.0))
+    image.SetOrigin((5.0, -7.0, 11.0))
+    image.SetDirection(RAS_TURNED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(path))
+
+
+def predicted(tmp_path: Path, model: Path, out: Path) -> int:
+    images = ["-i", str(tmp_path / "in"), "-o", str(out), "--device", "cpu", "--save_probabilities"]
+    return predict.main(["-m", str(model), *images])
+
+
+def voxels(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+@pytest.fixture
+def place(tmp_path: Path, make_plan: MakePlan) -> list[str]:
+    """A trained model and two images; returns -d and the places."""
+    trained(tmp_path / "results", make_plan(labels={"background": 0, "a": 3, "b": 7}, mirror_axes=[0, 2]))
+    for case in "pq":
+        write_image(tmp_path / "in" / f"{case}_0000.nii.gz", seed=ord(case))
+    return ["-d", "900", "--raw", str(tmp_path / "raw"), "--results", str(tmp_path / "results"), "--planner", "hand"]
+
+
+@pytest.mark.parametrize("form", ["model.zip", "model"])
+def test_an_exported_model_predicts_what_its_folder_predicts(tmp_path: Path, place: list[str], form: str) -> None:
+    model = tmp_path / form
+    words = ["--licence", "CC-BY 4.0", "--description", "Two things."]
+    assert export_model.main([*place, "-c", "small", "-o", str(model), *words]) == 0
+    images = ["-i", str(tmp_path / "in"), "--device", "cpu"]
+    assert predict.main([*place, "-c", "small", *images, "-o", str(tmp_path / "first")]) == 0
+    assert predicted(tmp_path, model, tmp_path / "second") == 0
+    assert import_model.main([str(model), "-o", str(tmp_path / "again")]) == 0
+    assert predict.main(["-m", str(tmp_path / "again"), *images, "-o", str(tmp_path / "third"), "-f", "0", "1"]) == 0
+    for case in "pq":
+        first, second, third = (voxels(tmp_path / name / f"{case}.nii.gz") for name in ("first", "second", "third"))
+        assert len(np.unique(first)) > 1
+        assert np.array_equal(first, second)
+        assert np.array_equal(first, third)
+    record = json.loads((tmp_path / "second" / "prediction.json").read_text())
+    assert (record["model"], record["folds"]) == (str(model), ["0", "1"])
+    card = json.loads((tmp_path / "again" / "card.json").read_text())
+    assert (card["licence"], card["description"], card["configurations"]) == (
+        "CC-BY 4.0",
+        "Two things.",
+        ["hand__small"],
+    )
+
+
+def test_what_stands_there_is_not_overwritten(tmp_path: Path, place: list[str], capsys: Any) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    command = [*place, "-c", "small", "-o"]
+    assert export_model.main([*command, str(tmp_path / "mine"), "--overwrite"]) == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert export_model.main([*command, str(tmp_path / "a.zip")]) == 0
+    assert export_model.main([*command, str(tmp_path / "a.zip")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert export_model.main([*command, str(tmp_path / "a.zip"), "--overwrite"]) == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_fold_is_not_exported(tmp_path: Path, place: list[str]) -> None:
+    weights = tmp_path / "results" / "Dataset900_Toy" / "hand__small" / "fold_1" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3])
+    assert export_model.main([*place, "-c", "small", "-o", str(tmp_path / "a.zip")]) == 1
+    assert not (tmp_path / "a.zip").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_hostile_file_writes_nothing_outside(tmp_path: Path, place: list[str], capsys: Any) -> None:
+    assert export_model.main([*place, "-c", "small", "-o", str(tmp_path / "a.zip")]) == 0
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("../../evil.txt", "evil")
+    before = sorted(tmp_path.rglob("*"))
+    assert import_model.main([str(tmp_path / "a.zip"), "-o", str(tmp_path / "b")]) == 1
+    assert predicted(tmp_path, tmp_path / "a.zip", tmp_path / "out") == 1
+    assert "nothing was extracted" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_several_configurations_answer_together(tmp_path: Path, make_plan: MakePlan) -> None:
+    labels = {"background": 0, "a": 1, "b": 2}
+    plans_ = [
+        make_plan(labels=labels, spacing_mm=(2.0, 1.25, 1.0)),
+        make_plan(labels=labels, spacing_mm=(1.0, 1.5, 2.0), patch_size=(4, 8, 8)),
+    ]
+    folders = [trained(tmp_path / "results", plan, planner=f"p{i}", seed=7 * i) for i, plan in enumerate(plans_)]
+    write_image(tmp_path / "in" / "p_0000.nii.gz")
+    probabilities = []
+    for folder in folders:
+        out = tmp_path / folder.name
+        assert predicted(tmp_path, folder, out) == 0
+        probabilities.append(read_probabilities(out / "p_probabilities.b2nd")[0])
+        # a hundredth or two lie between two labels as nearly as the quantisation goes
+        assert (probabilities[-1].argmax(axis=0) == voxels(out / "p.nii.gz")).mean() > 0.97
+    from autoseg.pipeline import PredictOptions
+    from autoseg.pipeline import predict as predict_with
+
+    options = PredictOptions(device="cpu", probabilities=True)
+    outcome = predict_with(folders, tmp_path / "in", tmp_path / "both", options)
+    assert outcome.problems == []
+    both, names = read_probabilities(tmp_path / "both" / "p_probabilities.b2nd")
+    assert names == ["background", "a", "b"]
+    np.testing.assert_allclose(both, np.mean(probabilities, axis=0), atol=2.1 / 510)
+    assert (both.argmax(axis=0) == voxels(tmp_path / "both" / "p.nii.gz")).mean() > 0.97  # where two are nearly equal
+    other = trained(tmp_path / "results", make_plan(labels={"background": 0, "c": 1}), planner="p3")
+    with pytest.raises(UsageError, match="cannot answer together"):
+        predict_with([folders[0], other], tmp_path / "in", tmp_path / "no", options)
+
+
+def test_the_predictor_answers_as_the_command_does(tmp_path: Path, place: list[str]) -> None:
+    model = tmp_path / "results" / "Dataset900_Toy" / "hand__small"
+    assert predicted(tmp_path, model, tmp_path / "out") == 0
+    files = [tmp_path / "in" / f"{case}_0000.nii.gz" for case in "pq"]
+    segment = Predictor.load(model, device="cpu")
+    assert segment.channel_names == ("channel 0",)
+    expected = [voxels(tmp_path / "out" / f"{case}.nii.gz") for case in "pq"]
+    image = sitk.ReadImage(str(files[0]))
+    for given in (files[0], str(files[0]), image, [image]):
+        found = segment(given)
+        assert np.array_equal(sitk.GetArrayFromImage(found), expected[0])
+        for what in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(found, what)() == getattr(image, what)()
+    for result, truth in zip(segment.many(files), expected, strict=True):
+        assert np.array_equal(sitk.GetArrayFromImage(result), truth)
+    canonical = sitk.DICOMOrient(image, "LPS")
+    array = sitk.GetArrayFromImage(canonical)
+    labels, probabilities = segment(array, spacing_mm=canonical.GetSpacing()[::-1], return_probabilities=True)
+    truth = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "out" / "p.nii.gz")), "LPS")
+    assert np.array_equal(labels, sitk.GetArrayFromImage(truth))
+    assert np.array_equal(np.array([0, 3, 7])[probabilities.argmax(axis=0)], labels)
+    stored, _ = read_probabilities(tmp_path / "out" / "p_probabilities.b2nd")
+    _, exact = segment(files[0], return_probabilities=True)
+    assert exact.dtype == np.float32
+    assert np.abs(stored - exact).max() <= 0.5 / 255 + 1e-6
+
+
+def test_the_predictor_is_safe_in_threads(tmp_path: Path, place: list[str]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    segment = Predictor.load(tmp_path / "results" / "Dataset900_Toy" / "hand__small", device="cpu")
+    files = [tmp_path / "in" / f"{case}_0000.nii.gz" for case in "pq"] * 4
+    expected = [sitk.GetArrayFromImage(segment(file)) for file in files]
+    with ThreadPoolExecutor(4) as pool:
+        for found, truth in zip(pool.map(segment, files), expected, strict=True):
+            assert np.array_equal(sitk.GetArrayFromImage(found), truth)
+
+
+@pytest.mark.parametrize(
+    ("image", "spacing", "error", "match"),
+    [
+        (np.zeros((3, 4, 5)), None, UsageError, "spacing_mm"),
+        (np.zeros((3, 4, 5)), (1, 0, 1), UsageError, "positive"),
+        (np.zeros((4, 5)), (1, 1, 1), UsageError, "no image"),
+        (np.full((3, 4, 5), np.nan), (1, 1, 1), DataError, "NaN"),
+        (np.zeros((2, 3, 4, 5)), (1, 1, 1), DataError, "2 channels where the model needs 1"),
+        ("missing.nii.gz", None, DataError, "does not exist"),
+        ("missing.nii.gz", (1, 1, 1), UsageError, "for arrays"),
+        ({"a": 1}, None, UsageError, "no image"),
+    ],
+)
+def test_the_predictor_says_what_is_wrong(
+    tmp_path: Path, place: list[str], image: Any, spacing: Any, error: Any, match: str
+) -> None:
+    segment = Predictor.load(tmp_path / "results" / "Dataset900_Toy" / "hand__small", device="cpu")
+    with pytest.raises(error, match=match):
+        segment(image, spacing_mm=spacing)
+
+
+@pytest.mark.parametrize("network", [spec(), spec("residual_encoder_unet", (1, 3, 2))], ids=["plain", "residual"])
+def test_a_model_of_nnunet_is_run_as_it_was_trained(tmp_path: Path, network: Any) -> None:
+    """Against a computation by hand: stored orientation, its normalisation, its names, one tile, no mirroring."""
+    source = results_folder(tmp_path / "theirs", network)
+    theirs, own = their_tensors(network, seed=1 + ord("0"))
+    save(source / "fold_0" / "checkpoint_final.pth", theirs, inference_allowed_mirroring_axes=None)
+    shape = (16, 8, 8)  # along its axes 1, 0, 2 the patch
+    for channel in range(2):
+        write_image(tmp_path / "in" / f"p_000{channel}.nii.gz", shape=shape, seed=channel)
+        image = sitk.ReadImage(str(tmp_path / "in" / f"p_000{channel}.nii.gz"))
+        image.SetSpacing((0.75, 1.5, 1.0))  # its target: nothing is resampled
+        sitk.WriteImage(image, str(tmp_path / "in" / f"p_000{channel}.nii.gz"))
+    assert import_model.main([str(source), "-o", str(tmp_path / "m.zip")]) == 0
+    assert predicted(tmp_path, tmp_path / "m.zip", tmp_path / "out") == 0
+    ct, mr = (voxels(tmp_path / "in" / f"p_000{channel}.nii.gz").astype(np.float64) for channel in range(2))
+    ct = (np.clip(ct, -2, 8) - 2) / 1.5
+    mr = (mr - mr.mean()) / mr.std()
+    net = build_network(network, n_channels=2, n_outputs=3).eval()
+    net.load_state_dict(own)
+    tile = np.stack([ct, mr]).transpose(0, 2, 1, 3).astype(np.float32)
+    with torch.no_grad():
+        labels = net(torch.from_numpy(tile.copy())[None])[0].argmax(0).numpy().transpose(1, 0, 2)
+    assert len(np.unique(labels)) == 3
+    assert np.array_equal(voxels(tmp_path / "out" / "p.nii.gz"), labels)
+
+
+def test_a_cascade_of_nnunet_comes_with_its_first_stage(tmp_path: Path, capsys: Any) -> None:
+    source = results_folder(tmp_path / "theirs", spec(), configuration="3d_cascade_fullres", extra_channels=2)
+    assert import_model.main([str(source), "-o", str(tmp_path / "m.zip")]) == 2
+    assert "nnUNetTrainer__nnUNetPlans__3d_lowres" in capsys.readouterr().err
+    results_folder(tmp_path / "theirs", spec(), configuration="3d_lowres")
+    assert import_model.main([str(source), "-o", str(tmp_path / "m.zip")]) == 0
+    for channel in range(2):
+        write_image(tmp_path / "in" / f"p_000{channel}.nii.gz", seed=channel)
+    assert predicted(tmp_path, tmp_path / "m.zip", tmp_path / "out") == 0
+    assert len(np.unique(voxels(tmp_path / "out" / "p.nii.gz"))) > 1
+    with opened_model(tmp_path / "m.zip") as (main,):
+        model = Model.read(main / "model.json")
+        assert model.configuration == "3d_cascade_fullres"
+        assert model.plan.configuration("3d_lowres").mirror_axes == [0, 2]
+        assert model.plan.orientation == "stored"
+
+
+def test_plans_of_older_versions_are_understood(tmp_path: Path) -> None:
+    network = spec()
+    new = plans(network)
+    old = plans(network)
+    for configuration in ("3d_fullres", "3d_lowres"):
+        told = old["configurations"][configuration]
+        del told["architecture"]
+        told |= {
+            "UNet_class_name": "PlainConvUNet",
+            "UNet_base_num_features": 4,
+            "unet_max_num_features": 8,
+            "n_conv_per_stage_encoder": network.blocks_per_stage,
+            "n_conv_per_stage_decoder": network.blocks_per_stage_decoder,
+            "conv_kernel_sizes": network.kernel_sizes,
+            "pool_op_kernel_sizes": network.strides,
+            "num_pool_per_axis": [1, 2, 2],
+        }
+    old["foreground_intensity_properties_by_modality"] = old.pop("foreground_intensity_properties_per_channel")
+    found = []
+    for name, value in (("new", new), ("old", old)):
+        folder = results_folder(tmp_path / name, network)
+        (folder / "plans.json").write_text(json.dumps(value))
+        found.append(read_peer_plan(folder, mirror_axes={"3d_fullres": [1]}))
+    assert found[0] == found[1]
+    assert found[0].configuration("3d_fullres").network == network
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "match"),
+    [
+        (("image_reader_writer",), "Tiff3DIO", "Tiff3DIO"),
+        (("label_manager",), "MyLabels", "MyLabels"),
+        (("plans_name",), "../x", "path separator"),
+        (("transpose_forward",), [0, 1], "transpose_forward"),
+        ((*FULLRES, "preprocessor_name"), "Mine", "Mine"),
+        ((*FULLRES, "resampling_fn_probabilities"), "no_resampling", "no_resampling"),
+        ((*FULLRES, "resampling_fn_data_kwargs", "order"), 1, "order"),
+        ((*FULLRES, "normalization_schemes"), ["Odd", "Odd"], "Odd"),
+        ((*FULLRES, "architecture", "network_class_name"), "a.b.Primus", "Primus"),
+        (
+            ("configurations", "3d_fullres", "architecture", "arch_kwargs", "norm_op"),
+            "torch.nn.BatchNorm3d",
+            "another way",
+        ),
+        ((*FULLRES, "architecture", "arch_kwargs", "nonlin"), "torch.nn.ReLU", "another way"),
+        (
+            ("configurations", "3d_fullres", "architecture", "arch_kwargs", "strides"),
+            [[1, 1, 1]],
+            "no complete network",
+        ),
+        ((*FULLRES, "patch_size"), [8, 15, 8], "multiple"),
+    ],
+)
+def test_what_is_not_computed_here_is_refused(tmp_path: Path, place: tuple[str, ...], value: Any, match: str) -> None:
+    source = results_folder(tmp_path, spec())
+    told = plans(spec())
+    at = told
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    (source / "plans.json").write_text(json.dumps(told))
+    with pytest.raises((DataError, UsageError), match=match):
+        read_peer_plan(source, mirror_axes={"3d_fullres": []})
+    assert import_model.main([str(source), "-o", str(tmp_path / "m.zip")]) == 1
+    assert not (tmp_path / "m.zip").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path, capsys: Any) -> None:
+    source = results_folder(tmp_path, spec())
+    save(source / "fold_0" / "checkpoint_final.pth", their_tensors(spec(blocks=(1, 1, 1)))[0])
+    assert import_model.main([str(source), "-o", str(tmp_path / "m.zip")]) == 1
+    assert "do not fit" in capsys.readouterr().err
+    assert not (tmp_path / "m.zip").exists()
