@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="folds (default: all trained)")
     options.add_planner(parser)
     options.add_words(parser)
+    parser.add_argument(
+        "--container", action="store_true", help="write a folder from which docker builds an image for a challenge"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace MODEL")
     return run(parser, _act, argv)
 
@@ -41,5 +44,14 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
 
     workspace, name = options.workspace(args), options.dataset_name(args)
     models = [workspace.model(name, args.planner, configuration) for configuration in args.configurations]
-    outcome = export_model(models, args.target, folds=args.folds, words=options.words(args), overwrite=args.overwrite)
+    outcome = export_model(
+        models,
+        args.target,
+        folds=args.folds,
+        words=options.words(args),
+        container=args.container,
+        overwrite=args.overwrite,
+    )
+    if args.container:
+        return outcome, f"{args.target}: README.md there says how to build, try and save the container"
     return outcome, options.told_model(outcome)

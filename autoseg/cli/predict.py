@@ -77,8 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="main memory that the program may use (default: what is free); sums that do not fit go to a file in OUT",
     )
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16", "fp16"),
+        default="auto",
+        help="in which the networks compute (default: the fastest that the hardware has)",
+    )
     options.add_plugin(parser)
     options.add_device(parser)
+    options.add_scheduler(parser)
     return run(parser, _act, argv)
 
 
@@ -122,6 +129,8 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.pipeline import PredictOptions, predict
 
     choose_device(args.device)  # before a model is unpacked
+    if args.scheduler is not None and args.model is not None and args.model.is_file():
+        raise UsageError("the workers of a cluster need a folder that all of them see; autoseg_import_model makes one")
     if args.max_memory_gb is not None and not args.max_memory_gb > 0:
         raise UsageError(f"--max_memory_gb is {args.max_memory_gb}; give a number above 0")
     wanted = PredictOptions(
@@ -132,7 +141,9 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         probabilities=args.save_probabilities,
         ending=FORMATS.get(args.format),
         max_memory_gb=args.max_memory_gb,
+        precision=args.precision,
         device=args.device,
+        scheduler=args.scheduler,
         overwrite=args.overwrite,
         part=part,
     )

@@ -17,6 +17,7 @@ from pydantic import Field
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import whole_file
 from autoseg.core.records import Record
+from autoseg.io.plain_array import open_plain_array
 
 CHUNK_BYTES = 1 << 20
 # A crop of 128 x 128 x 128 from chunks of half a patch and blocks of a quarter takes 7-14 ms on one core.
@@ -204,7 +205,7 @@ def _open_array(path: Path, case_id: str) -> Any:
     # Memory maps spare a system call per chunk; Blosc2 cannot make them on Windows.
     mmap_mode = "r" if os.name == "posix" else None
     try:
-        return blosc2.open(str(path), mode="r", mmap_mode=mmap_mode, dparams={"nthreads": 1})
+        return open_plain_array(path, mmap_mode=mmap_mode, dparams={"nthreads": 1})
     except (OSError, RuntimeError, ValueError) as error:
         _refuse(case_id, path, error)
 

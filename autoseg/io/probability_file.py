@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import whole_file
 from autoseg.core.geometry import Orientation
+from autoseg.io.plain_array import open_plain_array
 
 LEVELS = 255
 LARGEST_ERROR = 0.5 / LEVELS  # of a stored probability
@@ -77,11 +80,16 @@ class ProbabilityFile:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
-            self._flush()
-            assert self._next == self._box[0][1], "rows are missing"
-        del self._array
-        self._file.__exit__(*error)
+        try:
+            if error[0] is None:
+                self._flush()
+                assert self._next == self._box[0][1], "rows are missing"
+        except BaseException:
+            error = sys.exc_info()
+            raise
+        finally:
+            del self._array
+            self._file.__exit__(*error)
 
     def add(self, probabilities: NDArray[np.float32]) -> None:
         """Add the next rows (n_outputs, rows, Y, X) of the box."""
@@ -96,7 +104,12 @@ class ProbabilityFile:
         ranges = [(self._next, self._next + block.shape[1]), *self._box[1:]]
         self._next += block.shape[1]
         place = self._orientation.undo_box(ranges, self._shape)
-        self._array[(slice(None), *place)] = np.ascontiguousarray(self._orientation.undo(block))
+        stored = np.ascontiguousarray(self._orientation.undo(block))
+        assert stored.shape[1:] == tuple(part.stop - part.start for part in place), stored.shape
+        try:
+            self._array[(slice(None), *place)] = stored
+        except RuntimeError as error:
+            raise OSError(errno.EIO, f"cannot be written, is the disk full? ({error})", str(self._path)) from error
 
 
 def read_probabilities(path: Path) -> tuple[NDArray[np.float32], list[str]]:
@@ -108,10 +121,13 @@ def read_probabilities(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     if not path.is_file():
         _refuse(path, "does not exist")
     try:
-        array: Any = blosc2.open(str(path), mode="r")
+        array = open_plain_array(path)
         facts = array.schunk.vlmeta[MEMBER]
-        return array[:].astype(np.float32) / facts["levels"], list(facts["outputs"])
-    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        names = [str(name) for name in facts["outputs"]]
+        if array.dtype != np.uint8 or array.ndim != 4 or len(names) != array.shape[0] or facts["levels"] != LEVELS:
+            raise ValueError("it holds other numbers")
+        return array[:].astype(np.float32) / LEVELS, names
+    except Exception as error:  # as for opening: damaged bytes make Blosc2 raise whatever
         _refuse(path, f"is no intact file of probabilities ({error})")
 
 

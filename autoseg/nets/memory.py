@@ -113,7 +113,7 @@ def inference_memory_gb(
 
     Nothing is kept for a backward pass but the skip connections. At full resolution the decoder holds the
     concatenation with its skip (twice a map) and a convolution's input and output; the answer is added up over mirrored
-    copies in float32, beside the last one.
+    copies in float32, beside the last one. The tile is there three times: as it is, mirrored, in the networks' layout.
 
     Args:
         spec: the network.
@@ -129,4 +129,4 @@ def inference_memory_gb(
         skips += features * prod(size)
     largest = spec.features_per_stage[0] * prod(patch_size)
     answers = (element + 3 * 4) * n_outputs * prod(patch_size)
-    return (element * (skips + 4 * largest) + 2 * 4 * n_channels * prod(patch_size) + answers) / 1e9
+    return (element * (skips + 4 * largest) + 3 * 4 * n_channels * prod(patch_size) + answers) / 1e9

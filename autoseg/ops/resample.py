@@ -65,8 +65,10 @@ def _full_float32_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def resize_axis(volume: torch.Tensor, matrix: NDArray[np.float64], *, axis: int) -> torch.Tensor:
-    """Multiply one axis (>= 0) of a tensor of any rank by `matrix` (n_out, n_in), into a new tensor.
+def resize_axis(
+    volume: torch.Tensor, matrix: NDArray[np.float64], *, axis: int, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Multiply one axis (>= 0) of a tensor of any rank by `matrix` (n_out, n_in), into a new tensor or into `out`.
 
     The products run on the tensor's device in its dtype, float32 without TF32. The matrix may be some rows of
     a resize matrix, none of them all zero: then only that part of the result is made.
@@ -74,7 +76,7 @@ def resize_axis(volume: torch.Tensor, matrix: NDArray[np.float64], *, axis: int)
     shape = list(volume.shape)
     lead, n_in, trail = int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :]))
     source = volume.reshape(lead, n_in, trail)
-    result = volume.new_empty((lead, len(matrix), trail))
+    result = volume.new_empty((lead, len(matrix), trail)) if out is None else out.view(lead, len(matrix), trail)
     with _full_float32_products():
         for start in range(0, len(matrix), BAND_ROWS):
             rows = slice(start, start + BAND_ROWS)

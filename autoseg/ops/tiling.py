@@ -18,7 +18,8 @@ def tile_starts(size: int, patch: int, *, step: float) -> tuple[int, ...]:
         step: share of the patch between neighbouring tiles, in (0, 1].
     """
     n_steps = ceil((size - patch) / (step * patch))
-    return tuple(round(i * (size - patch) / n_steps) for i in range(n_steps + 1)) if n_steps else (0,)
+    starts = (round(i * (size - patch) / n_steps) for i in range(n_steps + 1)) if n_steps else (0,)
+    return tuple(dict.fromkeys(starts))  # less than a voxel apart, some are the same: slices of a 2d configuration
 
 
 def gaussian_window(patch: int) -> NDArray[np.float64]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from autoseg import __version__, prediction
 from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
 from autoseg.core.files import content_key
+from autoseg.core.workers import WorkerPool
 from autoseg.nets.device import choose_device, keep_freed_memory, out_of_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
+
+Result = dict[str, Any] | Exception
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +26,26 @@ class PredictOptions:
     weights: str = "final"
     step: float = 0.5
     mirroring: bool = True
+    precision: str = "auto"
     probabilities: bool = False
     ending: str | None = None
     device: str | None = None
     max_memory_gb: float | None = None
     overwrite: bool = False
     part: tuple[int, int] = (0, 1)
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterJob:
+    """One case for a worker elsewhere, which loads the models itself and keeps them as long as `model_key` stays."""
+
+    models: tuple[Path, ...]
+    model_key: str
+    options: PredictOptions
+    name: str
+    scan: prediction.Scan
+    target: prediction.Target
 
 
 def predict(
@@ -44,30 +63,20 @@ def predict(
     image and options, are kept. A case that fails is reported, and the others go on. `called` is what prediction.json
     calls the models, where it is not their folders.
     """
-    device = choose_device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    members = prediction.load_members(
-        models, folds=options.folds, device=device, mirroring=options.mirroring, weights=options.weights
-    )
+    members = _members(tuple(models), options)
     plan = members[0].plan
-    cases, problems = prediction.find_scans(source, plan)
+    scans, problems = prediction.find_scans(source, plan)
     ending = options.ending or plan.file_ending
-    if ending == prediction.DICOM_SEG and any(case.series is None for case in cases):
+    if ending == prediction.DICOM_SEG and any(scan.series is None for scan in scans):
         raise UsageError("--format dicom_seg is for DICOM series; the images given are none")
     part, n_parts = options.part
-    cases = cases[part::n_parts]
+    scans = scans[part::n_parts]
     settings = {
         "weights": options.weights,
         "step": options.step,
         "mirroring": options.mirroring,
         "precision": members[0].precision,
     }
-    model_key = content_key(
-        settings,
-        *(member.plan.model_dump(mode="json") for member in members),
-        files=[file for member in members for file in member.files],
-    )
     facts = {
         "model": called or ", ".join(map(str, models)),
         "configurations": [member.name for member in members],
@@ -75,52 +84,114 @@ def predict(
         "options": settings,
         "autoseg_version": __version__,
     }
+    plans = [member.plan.model_dump(mode="json") for member in members]
+    model_key = content_key(settings, *plans, files=[file for member in members for file in member.files])
     target.mkdir(parents=True, exist_ok=True)
     record = prediction.PredictionRecord(target, part=options.part, facts=facts)
-    keys, jobs = {}, {}
-    for case in cases:
+    keys: dict[str, str] = {}
+    jobs: dict[str, tuple[prediction.Scan, prediction.Target]] = {}
+    for scan in scans:
         paths = prediction.Target(
-            labels=target / f"{case.id}{ending}",
-            probabilities=target / f"{case.id}_probabilities.b2nd" if options.probabilities else None,
+            labels=target / f"{scan.id}{ending}",
+            probabilities=target / f"{scan.id}_probabilities.b2nd" if options.probabilities else None,
         )
         try:
-            keys[case.id] = content_key(model_key, files=case.files)
+            keys[scan.id] = content_key(model_key, files=scan.files)
         except OSError as error:
-            problems.append(_problem(case.id, error))
+            problems += _problems(scan.id, error)
             continue
-        done = paths.labels.is_file() and (paths.probabilities is None or paths.probabilities.is_file())
-        if not done or record.key_of(case.id) != keys[case.id] or options.overwrite:
-            jobs[case.id] = (case, paths)
-    how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=target)
-    names = [*jobs]
-    progress("predict", 0, len(names), names[0] if names else "")
-    for n_done, (name, result) in enumerate(prediction.predict_cases(members, jobs, how), start=1):
-        progress("predict", n_done, len(names), name)
-        if isinstance(result, DataError):
-            problems += [Problem(case=p.case or name, file=p.file, found=p.found, next=p.next) for p in result.problems]
-        elif isinstance(result, Exception):
-            problems.append(_problem(name, result))
+        if options.overwrite or record.key_of(scan.id) != keys[scan.id] or not paths.complete:
+            jobs[scan.id] = (scan, paths)
+    progress("predict", 0, len(jobs), next(iter(jobs), ""))
+    if options.scheduler is None:
+        how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=target)
+        results = prediction.predict_cases(members, jobs, how)
+    else:
+        results = _on_cluster(models, model_key, jobs, options)
+    for n_done, (name, result) in enumerate(results, start=1):
+        progress("predict", n_done, len(jobs), name)
+        if isinstance(result, Exception):
+            problems += _problems(name, result)
         else:
             record.add(name, key=keys[name], facts=result)
     warnings = record.finish(problems)
-    failed = {p.case for p in problems} & {case.id for case in cases}
+    failed = {p.case for p in problems} & {scan.id for scan in scans}
     summary = {
-        "predicted": len(cases) - len(failed),
-        "predicted_now": len(names) - len(failed & {*names}),
+        "predicted": len(scans) - len(failed),
+        "predicted_now": len(jobs) - len(failed & jobs.keys()),
         "folds": list(members[0].folds),
         "output": str(target),
     }
     return Outcome(facts=summary, problems=problems, warnings=warnings)
 
 
-def _problem(case: str, error: Exception) -> Problem:
-    """What went wrong with a case, as a row of the table."""
+def _on_cluster(
+    models: Sequence[Path],
+    model_key: str,
+    jobs: dict[str, tuple[prediction.Scan, prediction.Target]],
+    options: PredictOptions,
+) -> Iterator[tuple[str, Result]]:
+    """Each case's facts, or what went wrong with it."""
+    there = tuple(model.resolve() for model in models)
+    work = [
+        ClusterJob(
+            models=there,
+            model_key=model_key,
+            options=options,
+            name=name,
+            scan=scan.resolved,
+            target=target.resolved,
+        )
+        for name, (scan, target) in jobs.items()
+    ]
+    with WorkerPool(0, scheduler=options.scheduler) as pool:
+        for outcome in pool.map(predict_on_worker, work):
+            if isinstance(outcome.error, Exception):
+                yield outcome.job.name, outcome.error
+            elif outcome.result is not None:
+                yield outcome.job.name, outcome.result
+
+
+def predict_on_worker(job: ClusterJob) -> dict[str, Any]:
+    """Predict one case in a worker of a cluster. Raises what went wrong."""
+    options = job.options
+    how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=job.target.labels.parent)
+    members = _kept_members(job.models, options, job.model_key)
+    ((_, result),) = prediction.predict_cases(members, {job.name: (job.scan, job.target)}, how)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+@lru_cache(maxsize=1)
+def _kept_members(models: tuple[Path, ...], options: PredictOptions, model_key: str) -> tuple[prediction.Ensemble, ...]:
+    return _members(models, options)
+
+
+def _members(models: tuple[Path, ...], options: PredictOptions) -> tuple[prediction.Ensemble, ...]:
+    device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return prediction.load_members(
+        models,
+        folds=options.folds,
+        device=device,
+        precision=options.precision,
+        mirroring=options.mirroring,
+        weights=options.weights,
+    )
+
+
+def _problems(case: str, error: Exception) -> list[Problem]:
+    """What went wrong with a case, as rows of the table; what nobody foresaw is raised."""
+    if isinstance(error, DataError):
+        return [Problem(case=p.case or case, file=p.file, found=p.found, next=p.next) for p in error.problems]
     if isinstance(error, OSError):
         todo = "check that the file can be read and the output folder written"
-        return Problem(case=case, file=str(error.filename or ""), found=str(error), next=todo)
+        return [Problem(case=case, file=str(error.filename or ""), found=str(error), next=todo)]
     if (found := out_of_memory(error)) is not None:
         todo = "close what else uses it, give --max_memory_gb, or predict with --device cpu; then run again"
-        return Problem(case=case, found=found, next=todo)
+        return [Problem(case=case, found=found, next=todo)]
     if isinstance(error, AutosegError):
-        return Problem(case=case, found=str(error), next="then run the same command again")
+        return [Problem(case=case, found=str(error), next="then run the same command again")]
     raise error

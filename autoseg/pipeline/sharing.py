@@ -24,10 +24,12 @@ from autoseg.io.peer_plan import PLANS, read_peer_plan
 from autoseg.io.peer_weights import fold_checkpoints, own_names, read_peer_checkpoint
 from autoseg.io.weights import save_weights
 from autoseg.nets.device import choose_device
+from autoseg.pipeline.container import write_container
 from autoseg.pipeline.outcome import Outcome
 
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
 KEPT = (WEIGHTS, "recipe.json")
+CONTAINED = "model"  # folder of a model inside that of its container
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,13 @@ class Words:
 
 
 def export_model(
-    models: Sequence[Path], target: Path, *, folds: Sequence[str] | None, words: Words, overwrite: bool = False
+    models: Sequence[Path],
+    target: Path,
+    *,
+    folds: Sequence[str] | None,
+    words: Words,
+    container: bool = False,
+    overwrite: bool = False,
 ) -> Outcome:
     """Write the finished folds of trained configurations into one model file, cascades with their first stages.
 
@@ -49,12 +57,15 @@ def export_model(
         target: a .zip, or a folder to be made.
         folds: of each configuration; None stands for all finished ones.
         words: for the card.
+        container: whether `target` becomes a folder from which a container image can be built.
         overwrite: whether a target that is there is replaced.
 
     Raises:
         UsageError: a folder is no model, a fold is not trained, or the target is there.
         DataError: a file is damaged.
     """
+    if container and target.suffix == ".zip":
+        raise UsageError(f"--container writes a folder, and {target} is called a file; give another name with -o")
     with _staged(target, overwrite=overwrite) as staging:
         # loading them is the check: every file whole, everything fits
         members = prediction.load_members(models, folds=folds, device=choose_device("cpu"))
@@ -75,7 +86,7 @@ def export_model(
                 scores[name] = CardScores(cases=len(pooled.cases), mean_dice=pooled.mean_dice, dice=dice)
         main = [model.resolve().name for model in models]
         card = _card(members[0], main=main, words=words, scores=scores)
-        return _finish(staging, target, card)
+        return _finish(staging, target, card, container=container)
 
 
 def import_model(
@@ -148,7 +159,8 @@ def _staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A hidden folder beside the target, gone afterwards."""
     if target.exists() and not overwrite:
         raise UsageError(f"{target} is there already; give another name with -o, or --overwrite")
-    if target.is_dir() and not (target / model_file.CARD).is_file() and any(target.iterdir()):
+    cards = (target / model_file.CARD, target / CONTAINED / model_file.CARD)
+    if target.is_dir() and not any(card.is_file() for card in cards) and any(target.iterdir()):
         raise UsageError(f"{target} is a folder of something else; give another name with -o")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -158,9 +170,15 @@ def _staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _finish(staging: Path, target: Path, card: ModelCard) -> Outcome:
+def _finish(staging: Path, target: Path, card: ModelCard, *, container: bool = False) -> Outcome:
     """Seal a staged model and put it in its place."""
     card = model_file.seal(staging, card)
+    if container:
+        parts = [*staging.iterdir()]
+        (staging / CONTAINED).mkdir()
+        for part in parts:
+            part.rename(staging / CONTAINED / part.name)
+        write_container(staging, name=card.name, channel_names=card.channel_names)
     if target.suffix == ".zip":
         model_file.pack(staging, target)
     else:

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from autoseg.core.labels import LabelScheme
-from autoseg.ops.resample import resize_axis, resize_matrix
+from autoseg.ops.resample import resize_axis
 
 Shape = tuple[int, int, int]
-CHUNK_BYTES = 2**26  # of resampled logits at a time; larger chunks are not faster
+CHUNK_BYTES = 2**24  # of resampled logits at a time; larger chunks are not faster
 
 
 def native_rows(
@@ -30,39 +30,64 @@ def native_rows(
         separate_axis: axis (0, 1 or 2) along which the nearest voxel is taken, or None.
 
     Yields:
-        float32 (n_outputs, rows, *shape_out[1:]) in order; the rows add up to shape_out[0].
+        float32 (n_outputs, rows, *shape_out[1:]) in order; the rows add up to shape_out[0]. A block is valid until the
+        next one is asked for.
     """
     low, high, weight = _interpolation(shape_in[0], shape_out[0], nearest=separate_axis == 0)
-    row, last_row = 0, None
-    next_out = 0
+    plane = _Plane(shape_in[1:], shape_out[1:], separate_axis)
+    n_held = first = next_out = 0  # rows in the buffer, the number of the first of them, the next row to put out
+    held = blended = torch.empty(0)
     for slab in slabs:
-        per_row = slab.shape[0] * max(slab[0, 0].numel(), shape_out[1] * shape_out[2]) * slab.element_size()
-        at_once = max(1, CHUNK_BYTES // per_row)
+        row_bytes = slab.shape[0] * max(slab[0, 0].numel(), shape_out[1] * shape_out[2]) * slab.element_size()
+        at_once = max(1, CHUNK_BYTES // row_bytes)
+        if not held.numel():  # both are filled again and again: large blocks that come and go would scatter the memory
+            held, blended = (slab.new_empty((n, slab.shape[0], *shape_out[1:])) for n in (at_once + 1, at_once))
         for chunk in torch.split(slab, at_once, dim=1):
-            rows = _resize_in_plane(chunk, shape_out[1:], separate_axis)
-            base = row
-            if last_row is not None:
-                rows, base = torch.cat([last_row, rows], dim=1), row - 1
-            row += chunk.shape[1]
-            stop = next_out
-            while stop < shape_out[0] and high[stop] < row:
-                stop += 1
-            for first in range(next_out, stop, at_once):
-                piece = range(first, min(stop, first + at_once))
-                yield _blend(rows, [(low[i] - base, high[i] - base, float(weight[i])) for i in piece])
-            next_out, last_row = stop, rows[:, -1:].clone()
+            if n_held:
+                held[0].copy_(held[n_held - 1])
+                n_held, first = 1, first + n_held - 1
+            for row in range(chunk.shape[1]):
+                plane.resize(chunk[:, row], out=held[n_held])
+                n_held += 1
+            while next_out < shape_out[0] and high[next_out] < first + n_held:
+                rows = [i for i in range(next_out, min(next_out + at_once, shape_out[0])) if high[i] < first + n_held]
+                for i, row in enumerate(rows):
+                    torch.lerp(held[low[row] - first], held[high[row] - first], float(weight[row]), out=blended[i])
+                next_out += len(rows)
+                yield blended[: len(rows)].transpose(0, 1)
     assert next_out == shape_out[0], "the slabs did not cover the image"
 
 
-def _blend(rows: torch.Tensor, wanted: Sequence[tuple[int, int, float]]) -> torch.Tensor:
-    """For each (lower row, upper row, weight of the upper) the row between: (n, rows, Y, X) -> (n, wanted, Y, X)."""
-    lowest = wanted[0][0]
-    if all((lower, weight) == (lowest + i, 0) for i, (lower, _, weight) in enumerate(wanted)):
-        return rows[:, lowest : lowest + len(wanted)]
-    result = rows.new_empty((rows.shape[0], len(wanted), *rows.shape[2:]))
-    for i, (lower, upper, weight) in enumerate(wanted):
-        torch.lerp(rows[:, lower], rows[:, upper], weight, out=result[:, i])
-    return result
+class _Plane:
+    """Linear resizing of (n, Y, X) to (n, *shape_out), nearest along a separate in-plane axis.
+
+    torch's own interpolation rounds its positions to float32, which moves logits by up to 1e-4 and some labels.
+    """
+
+    def __init__(self, shape_in: tuple[int, ...], shape_out: tuple[int, ...], separate_axis: int | None) -> None:
+        self._steps: list[tuple[int, NDArray[np.float64]]] = []
+        for axis, (n_in, n_out) in enumerate(zip(shape_in, shape_out, strict=True), start=1):
+            if n_in != n_out:
+                low, high, weight = _interpolation(n_in, n_out, nearest=separate_axis == axis)
+                matrix = np.zeros((n_out, n_in))
+                matrix[range(n_out), low] = 1 - weight
+                matrix[range(n_out), high] += weight
+                self._steps.append((axis, matrix))
+        self._between: torch.Tensor | None = None
+
+    def resize(self, logits: torch.Tensor, *, out: torch.Tensor) -> None:
+        """Resize into `out`."""
+        if not self._steps:
+            out.copy_(logits)
+            return
+        for axis, matrix in self._steps[:-1]:
+            shape = list(logits.shape)
+            shape[axis] = len(matrix)
+            if self._between is None:
+                self._between = logits.new_empty(shape)
+            logits = resize_axis(logits, matrix, axis=axis, out=self._between)
+        axis, matrix = self._steps[-1]
+        resize_axis(logits, matrix, axis=axis, out=out)
 
 
 def averaged(streams: Sequence[Iterator[torch.Tensor]], *, scheme: LabelScheme) -> Iterator[torch.Tensor]:
@@ -123,20 +148,3 @@ def _interpolation(n_in: int, n_out: int, *, nearest: bool) -> tuple[list[int], 
     weight = position - low
     high = np.where(weight == 0, low, high)
     return low.tolist(), high.tolist(), weight
-
-
-def _resize_in_plane(rows: torch.Tensor, shape: tuple[int, ...], separate_axis: int | None) -> torch.Tensor:
-    """(n_outputs, rows, Y, X) -> (n_outputs, rows, *shape), linear, nearest along a separate in-plane axis.
-
-    torch's own interpolation rounds its positions to float32, which moves logits by up to 1e-4 and some labels.
-    """
-    for axis, n_out in enumerate(shape, start=2):
-        n_in = rows.shape[axis]
-        if n_in == n_out:
-            continue
-        if separate_axis == axis - 1:
-            index, _, _ = _interpolation(n_in, n_out, nearest=True)
-            rows = rows.index_select(axis, torch.tensor(index, device=rows.device))
-        else:
-            rows = resize_axis(rows, resize_matrix(n_in, n_out, order=1), axis=axis)
-    return rows

@@ -53,6 +53,17 @@ class Ensemble:
         """Output channels of the networks."""
         return self.plan.scheme.n_outputs
 
+    @property
+    def n_channels(self) -> int:
+        """Input channels of the networks; in a cascade one per label of the earlier stage more than the image has."""
+        earlier = 0 if self.previous is None else len(self.plan.scheme.values) - 1
+        return len(self.plan.channel_names) + earlier
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Voxels of a tile; of a 2d configuration one slice."""
+        return (1, *self.configuration.patch_size)[-3:]  # type: ignore[return-value]
+
     @torch.inference_mode()
     def logits(self, tiles: torch.Tensor) -> torch.Tensor:
         """Mean logits over folds and mirrored copies.

@@ -44,6 +44,17 @@ class Target:
     labels: Path
     probabilities: Path | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return self.labels.is_file() and (self.probabilities is None or self.probabilities.is_file())
+
+    @property
+    def resolved(self) -> Target:
+        """The same with absolute paths, for a process that stands elsewhere."""
+        probabilities = None if self.probabilities is None else self.probabilities.resolve()
+        return Target(labels=self.labels.resolve(), probabilities=probabilities)
+
 
 def predict_cases(
     members: Sequence[Ensemble],
@@ -93,9 +104,9 @@ def predict_cases(
 
     for name, result in overlapped(cases, read=read, compute=compute, finish=finish):
         if isinstance(result, Exception):
-            for path in vars(cases[name][1]).values():
-                if path is not None:
-                    path.unlink(missing_ok=True)  # an older prediction must not pass for this one
+            target = cases[name][1]
+            for path in filter(None, (target.labels, target.probabilities)):
+                path.unlink(missing_ok=True)  # an older prediction must not pass for this one
         yield name, result
 
 

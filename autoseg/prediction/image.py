@@ -17,7 +17,7 @@ from autoseg.ops.resample import separate_axis
 from autoseg.prediction.decode import averaged, decode, native_rows, probabilities
 from autoseg.prediction.ensemble import Ensemble
 from autoseg.prediction.memory import MemoryPlan, plan_memory, stream_of, torch_device_gb
-from autoseg.prediction.sliding_window import Accumulator, stream_logits
+from autoseg.prediction.sliding_window import Accumulator, stream_logits, usual_tiles
 
 Spacing = tuple[float, float, float]
 
@@ -183,7 +183,7 @@ def _native_logits(
         n_outputs=member.n_outputs,
         step=settings.step,
         device=member.device,
-        tiles_at_once=plan.tiles_at_once,
+        tiles_at_once=min(plan.tiles_at_once, usual_tiles(member.patch, member.device)),
         accumulator=Accumulator(
             member.device if plan.place == "device" else torch.device("cpu"),
             folder=(settings.folder or Path(tempfile.gettempdir())) if plan.place == "file" else None,

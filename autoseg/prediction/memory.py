@@ -13,11 +13,11 @@ from autoseg.core.errors import DeviceError
 from autoseg.nets.memory import inference_memory_gb
 from autoseg.prediction.decode import CHUNK_BYTES
 from autoseg.prediction.ensemble import Ensemble
-from autoseg.prediction.sliding_window import SLAB_BYTES, usual_tiles
+from autoseg.prediction.sliding_window import ANSWER_BYTES, SLAB_BYTES, usual_tiles
 
 Place = Literal["device", "memory", "file"]
 SHARE = 0.9  # of the memory that is free; arithmetic is not exact
-NATIVE_BLOCKS = 4  # of resampled logits at a time: two input blocks, their rows, and what is decoded of them
+NATIVE_BLOCKS = 3  # of resampled logits: rows on both sides, the rows between them, what is decoded of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class Stream:
     accumulator_gb: float
     tile_gb: float
     usual_tiles: int
+    kept_gb: float = 0.0  # on the device: rows that are handed out, the answer to an empty tile
+    padded_gb: float = 0.0  # in main memory: the image once more, with its margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +54,22 @@ class MemoryPlan:
 
 def stream_of(ensemble: Ensemble, shape: Sequence[int]) -> Stream:
     """What predicting an image of `shape` (on the grid of the ensemble's network) needs."""
-    configuration, n_outputs = ensemble.configuration, ensemble.n_outputs
-    patch = (1, *configuration.patch_size)[-3:]
+    configuration, n_outputs, patch = ensemble.configuration, ensemble.n_outputs, ensemble.patch
     padded = [max(n, p) for n, p in zip(shape, patch, strict=True)]
     tile_gb = inference_memory_gb(
         configuration.network,
         configuration.patch_size,
-        n_channels=len(ensemble.plan.channel_names),
+        n_channels=ensemble.n_channels,
         n_outputs=n_outputs,
         precision=ensemble.precision,
     )
+    row = 4 * n_outputs * padded[1] * padded[2]
     return Stream(
-        accumulator_gb=4e-9 * n_outputs * patch[0] * padded[1] * padded[2],
+        accumulator_gb=row * patch[0] / 1e9,
         tile_gb=tile_gb,
         usual_tiles=usual_tiles(patch, ensemble.device),
+        kept_gb=(2 * max(SLAB_BYTES, row) + min(ANSWER_BYTES, 4 * n_outputs * prod(patch))) / 1e9,
+        padded_gb=4e-9 * len(ensemble.plan.channel_names) * prod(padded),
     )
 
 
@@ -80,8 +84,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """Choose the fastest way of working that fits.
 
-    What is given up, in this order: many tiles at a time, reading ahead, sums in memory. On a GPU the sums move to
-    main memory before the tiles go down to one.
+    What is given up, in this order: many tiles at a time, reading ahead, sums on the GPU, sums in memory.
 
     Args:
         streams: of every model of the ensemble; they run side by side.
@@ -95,10 +98,10 @@ def plan_memory(
         DeviceError: not even one tile at a time fits.
     """
     row = 4e-9 * n_outputs * native_shape[1] * native_shape[2]
-    blocks = NATIVE_BLOCKS * max(CHUNK_BYTES / 1e9, row) + len(streams) * 2 * SLAB_BYTES / 1e9
+    blocks = NATIVE_BLOCKS * max(CHUNK_BYTES / 1e9, row) + sum(stream.kept_gb for stream in streams)
+    padded = sum(stream.padded_gb for stream in streams)
     labels = 4 * 2e-9 * prod(native_shape)  # inside the crop, in the whole image, as stored, and compressed
     sums = sum(stream.accumulator_gb for stream in streams)
-    tile = max(stream.tile_gb for stream in streams)
     most = max(stream.usual_tiles for stream in streams)
     counts = sorted({max(1, most >> shift) for shift in range(most.bit_length())}, reverse=True)
     on_gpu = device_gb is not None
@@ -106,18 +109,24 @@ def plan_memory(
     for place in places:
         for ahead in (True, False):
             for n in counts:
-                host = labels + (next_case_gb if ahead else 0) + (sums if place == "memory" else 0)
-                device = blocks + n * tile + (sums if place == "device" else 0)
+                host = labels + padded + (next_case_gb if ahead else 0) + (sums if place == "memory" else 0)
+                device = blocks + _tiles_gb(streams, n) + (sums if place == "device" else 0)
                 if not on_gpu:
                     host, device = host + device, 0.0
                 if host <= SHARE * host_gb and device <= SHARE * (device_gb or 0):
                     return MemoryPlan(place=place, tiles_at_once=n, read_ahead=ahead, host_gb=host, device_gb=device)
-    found = f"one tile at a time needs {labels + (0 if on_gpu else blocks + tile):.1f} GB of memory"
-    where = f"{host_gb:.1f} GB may be used"
+    least = blocks + _tiles_gb(streams, 1)
+    found = f"one tile at a time needs {labels + padded + (0 if on_gpu else least):.1f} GB of memory"
+    where = f"{SHARE * host_gb:.1f} GB may be used"
     if on_gpu:
-        found += f" and {blocks + tile:.1f} GB on the GPU"
-        where += f" and {device_gb:.1f} GB are free on the GPU"
+        found += f" and {least:.1f} GB on the GPU"
+        where += f" and {SHARE * (device_gb or 0):.1f} GB on the GPU"
     raise DeviceError(f"{found}, and {where}; close other programs, raise --max_memory_gb, or use a larger machine")
+
+
+def _tiles_gb(streams: Sequence[Stream], n: int) -> float:
+    """What the networks hold: one model at a time looks at tiles."""
+    return max(min(n, stream.usual_tiles) * stream.tile_gb for stream in streams)
 
 
 def torch_device_gb(device: torch.device) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,27 +37,22 @@ def overlapped(
                 item = waiting.popleft()
                 reading.append((item, reader.submit(read, item)))
 
-        try:
+        read_next()
+        while reading:
+            item, arriving = reading.popleft()
+            try:
+                made = compute(item, _taken(arriving), read_next)
+            except Exception as error:
+                outcome: Future[Result] = Future()
+                outcome.set_exception(error)
+            else:
+                outcome = writer.submit(finish, item, made)
+                del made
             read_next()
-            while reading:
-                item, arriving = reading.popleft()
-                try:
-                    made = compute(item, _taken(arriving), read_next)
-                except Exception as error:
-                    outcome: Future[Result] = Future()
-                    outcome.set_exception(error)
-                else:
-                    outcome = writer.submit(finish, item, made)
-                    del made
-                del arriving
-                read_next()
-                if finishing:
-                    yield _outcome(*finishing.popleft())
-                finishing.append((item, outcome))
-            yield from (_outcome(*pair) for pair in finishing)
-        finally:
-            for _, future in (*reading, *finishing):
-                future.cancel()
+            if finishing:
+                yield _outcome(*finishing.popleft())
+            finishing.append((item, outcome))
+        yield from (_outcome(*pair) for pair in finishing)
 
 
 def _taken(future: Future[Read]) -> Read:
@@ -70,4 +66,5 @@ def _outcome(item: Item, future: Future[Result]) -> tuple[Item, Result | Excepti
     try:
         return item, future.result()
     except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # which would keep the item's arrays alive
         return item, error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,11 @@ class Scan:
     def files(self) -> list[Path]:
         """All files that the voxels come from."""
         return with_data_files(self.images) if self.series is None else list(self.series.files)
+
+    @property
+    def resolved(self) -> Scan:
+        """The same with absolute paths, for a process that stands elsewhere."""
+        return replace(self, images=tuple(path.resolve() for path in self.images))
 
     def read(self) -> LoadedCase:
         """Voxels and geometry. Raises DataError naming every defect of the scan."""
@@ -123,7 +128,7 @@ def _single_file(source: Path, plan: Plan) -> Scan:
 def _dicom_scans(source: Path, plan: Plan) -> tuple[list[Scan], list[Problem]]:
     from autoseg.io.dicom import find_series
 
-    series, problems = find_series(source)
+    series, problems = find_series(source.resolve())
     if not series and not problems:
         raise UsageError(f"{source} holds no image ({', '.join(FILE_ENDINGS)}) and no DICOM series; check the path")
     _one_channel(plan, "convert the series to CASE_0000, CASE_0001, ... on one grid first")

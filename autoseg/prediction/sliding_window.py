@@ -40,7 +40,7 @@ def stream_logits(
 
     An accumulator of patch_size[0] rows is reused as a ring: once no later tile reaches a row, the row is divided by
     its summed weight, handed out and cleared. So memory is n_outputs x patch rows x cross-section, however long the
-    image is. Tiles that hold one value throughout (air around the body) are shown to the network once per value.
+    image is. The answer to a tile that holds one value throughout (air around the body) serves the next such tile.
 
     Args:
         image: float32 (C, Z, Y, X).
@@ -154,7 +154,7 @@ class Accumulator:
 def _asked_once_when_empty(
     network: Network, device: torch.device
 ) -> Callable[[list[torch.Tensor]], list[torch.Tensor]]:
-    """The network as a function of a list of tiles (C, *patch); the answer to a tile of one value is remembered.
+    """The network as a function of a list of tiles (C, *patch); the last answer to a tile of one value is remembered.
 
     A network answers the same to the same input, wherever the tile lies.
     """

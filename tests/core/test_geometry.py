@@ -11,12 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from autoseg.core.geometry import Geometry
+from autoseg.core.geometry import Geometry, Orientation
 
 SIGNED_PERMUTATIONS = [
     np.eye(3)[list(order)] * signs
     for order in itertools.permutations(range(3))
     for signs in itertools.product((1, -1), repeat=3)
+]
+
+ORIENTATIONS = [
+    Orientation(axes=axes, flipped=flipped)
+    for axes in itertools.permutations(range(3))
+    for flipped in itertools.product((False, True), repeat=3)
 ]
 
 
@@ -95,6 +101,77 @@ def test_apply_and_undo_are_views():
     assert canonical.base is not None
     assert np.shares_memory(canonical, array)
     assert np.shares_memory(geometry.orientation.undo(canonical), array)
+
+
+def _moved(array: np.ndarray, orientation: Orientation) -> np.ndarray:
+    """What `apply` should give, voxel by voxel: entry i of canonical axis k comes from stored axis axes[k]."""
+    shape = tuple(array.shape[axis] for axis in orientation.axes)
+    moved = np.empty(shape, dtype=array.dtype)
+    for place in np.ndindex(shape):
+        stored = [0, 0, 0]
+        for index, n, axis, flip in zip(place, shape, orientation.axes, orientation.flipped, strict=True):
+            stored[axis] = n - 1 - index if flip else index
+        moved[place] = array[tuple(stored)]
+    return moved
+
+
+def _matrix(orientation: Orientation) -> np.ndarray:
+    """The signed permutation that takes stored to canonical coordinates (centred), one row per canonical axis."""
+    rows = np.eye(3, dtype=int)[list(orientation.axes)]
+    return rows * np.where(orientation.flipped, -1, 1)[:, None]
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
+def test_every_orientation_and_its_inverse(orientation):
+    array = np.arange(24).reshape(2, 3, 4)
+    canonical = orientation.apply(array)
+    assert np.array_equal(canonical, _moved(array, orientation))
+    assert np.array_equal(orientation.inverse.apply(canonical), array)
+    assert np.array_equal(orientation.inverse.apply(array), orientation.undo(array))
+    assert np.array_equal(_matrix(orientation.inverse), np.linalg.inv(_matrix(orientation)))
+    assert orientation.inverse.inverse == orientation
+    identity = Orientation(axes=(0, 1, 2), flipped=(False, False, False))
+    assert orientation.then(orientation.inverse) == identity == orientation.inverse.then(orientation)
+    assert identity.then(orientation) == orientation == orientation.then(identity)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
+def test_a_box_of_turned_rows_lies_where_its_voxels_are_stored(orientation):
+    array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    box = [(1, 3), (0, 2), (2, 4)]
+    inside = orientation.apply(array)[tuple(slice(start, stop) for start, stop in box)]
+    place = orientation.undo_box(box, array.shape)
+    assert np.array_equal(array[place], orientation.undo(inside))
+    assert sorted(array[place].ravel()) == sorted(inside.ravel())
+
+
+@pytest.mark.parametrize("first", ORIENTATIONS, ids=str)
+def test_then_is_one_after_the_other(first):
+    array = np.arange(2 * 24).reshape(2, 2, 3, 4)
+    for second in ORIENTATIONS:
+        both = first.then(second)
+        assert np.array_equal(both.apply(array), second.apply(first.apply(array)))
+        assert np.array_equal(_matrix(both), _matrix(second) @ _matrix(first))
+
+
+def test_numbers_of_an_orientation_are_plain():
+    both = ORIENTATIONS[17].then(ORIENTATIONS[30]).inverse
+    assert [type(value) for value in (*both.axes, *both.flipped)] == [int] * 3 + [bool] * 3
+
+
+@pytest.mark.parametrize("turn", [(0, 0, 0), (8, -12, 10)], ids=["straight", "oblique"])
+@pytest.mark.parametrize("matrix", SIGNED_PERMUTATIONS, ids=str)
+def test_frames_are_those_of_simpleitk(matrix, turn):
+    array = np.random.default_rng(0).permutation(24).astype(np.uint8).reshape(2, 3, 4)
+    turned = Rotation.from_euler("xyz", turn, degrees=True).as_matrix() @ matrix
+    geometry = Geometry(shape=array.shape, spacing_mm=(3, 2, 1), direction=tuple(turned.ravel().tolist()))
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(_image(geometry))
+    for frame in ("LPS", "RAS"):
+        expected = sitk.GetArrayFromImage(sitk.DICOMOrient(image, frame))
+        assert np.array_equal(geometry.orientation_to(frame).apply(array), expected), frame
+    assert geometry.orientation_to("LPS") == geometry.orientation
+    assert np.array_equal(geometry.orientation_to("stored").apply(array), array)
 
 
 BASE = Geometry(

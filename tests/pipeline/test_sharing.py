@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +23,7 @@ from autoseg import Predictor
 from autoseg.cli import export_model, import_model, predict
 from autoseg.core.errors import DataError, UsageError
 from autoseg.core.plan import Model, Plan
+from autoseg.core.workers import Outcome, WorkerPool
 from autoseg.io.peer_plan import read_peer_plan
 from autoseg.io.probability_file import read_probabilities
 from autoseg.io.weights import save_weights
@@ -333,3 +339,63 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, capsys: Any) -> 
     assert import_model.main([str(source), "-o", str(tmp_path / "m.zip")]) == 1
     assert "do not fit" in capsys.readouterr().err
     assert not (tmp_path / "m.zip").exists()
+
+
+def test_a_worker_of_a_cluster_predicts_from_its_job_alone(
+    tmp_path: Path, place: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a pickle, standing in another folder; the pool itself is tested with a real cluster elsewhere."""
+    handed_out: list[bytes] = []
+
+    def work_elsewhere(self: WorkerPool, function: Any, jobs: Any, *, ahead: int = 2) -> Any:
+        assert self.scheduler == "tcp://somewhere"
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        for job in jobs:
+            handed_out.append(pickle.dumps(job))
+            result = function(pickle.loads(handed_out[-1]))
+            yield Outcome(job=job, result=result)
+
+    (tmp_path / "elsewhere").mkdir()
+    model = tmp_path / "results" / "Dataset900_Toy" / "hand__small"
+    assert predicted(tmp_path, model, tmp_path / "here") == 0
+    monkeypatch.setattr(WorkerPool, "map", work_elsewhere)
+    monkeypatch.chdir(tmp_path)
+    images = ["-i", "in", "-o", "there", "--device", "cpu"]
+    assert predict.main(["-m", str(model), *images, "--scheduler", "tcp://somewhere"]) == 0
+    assert len(handed_out) == 2
+    for case in "pq":
+        assert np.array_equal(
+            voxels(tmp_path / "here" / f"{case}.nii.gz"), voxels(tmp_path / "there" / f"{case}.nii.gz")
+        )
+
+
+def test_a_container_segments_what_a_challenge_puts_there(tmp_path: Path, place: list[str]) -> None:
+    """Its entry point is run here as the container would run it: this machine has no docker."""
+    folder = tmp_path / "container"
+    assert export_model.main([*place, "-c", "small", "-o", str(folder), "--container", "--name", "Two things"]) == 0
+    assert export_model.main([*place, "-c", "small", "-o", str(folder), "--container"]) == 2
+    copied = re.findall(r"^COPY (.*) \S+$", (folder / "Dockerfile").read_text(), flags=re.MULTILINE)
+    assert all((folder / name).exists() for names in copied for name in names.split())
+    assert "torch" in (folder / "requirements.txt").read_text()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["inputs"] == ["images/channel-0"]
+    source = tmp_path / "input" / "images" / "channel-0"
+    source.mkdir(parents=True)
+    names = ["1.2.826.0.1", "d3b0"]
+    for name, case in zip(names, "pq", strict=True):
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "in" / f"{case}_0000.nii.gz")), str(source / f"{name}.mha"))
+    environment = {**os.environ, "INPUT": str(tmp_path / "input"), "OUTPUT": str(tmp_path / "output")}
+    environment["PYTHONPATH"] = str(folder)
+    config["options"] = ["--device", "cpu"]
+    (folder / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, str(folder / "process.py")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert predicted(tmp_path, folder / "model", tmp_path / "expected") == 0
+    for name, case in zip(names, "pq", strict=True):
+        found = voxels(tmp_path / "output" / "images" / "segmentation" / f"{name}.mha")
+        assert np.array_equal(found, voxels(tmp_path / "expected" / f"{case}.nii.gz"))
+    (source / f"{names[0]}.mha").unlink()
+    (source / f"{names[1]}.mha").unlink()
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "0 in" in done.stderr) == (1, True)

@@ -78,7 +78,7 @@ class Bench:
         }
 
 
-def _task(bench: Bench, python: str, *arguments: str) -> Measured:
+def task(bench: Bench, python: str, *arguments: str) -> Measured:
     """A task that times itself, so that imports are left out; the memory is that of the whole process."""
     output = bench.work / "task.txt"
     output.unlink(missing_ok=True)
@@ -129,8 +129,8 @@ def _planning(bench: Bench) -> list[dict[str, object]]:
     fingerprint = str(bench.work / "own" / name / "fingerprint.json")
     alone = bench.in_turn(
         "planning, imports left out",
-        lambda: _task(bench, str(bench.peer / "bin" / "python"), PEER_TASK, "plan", name),
-        lambda: _task(bench, sys.executable, OWN_TASK, "plan", fingerprint, str(bench.raw / name)),
+        lambda: task(bench, str(bench.peer / "bin" / "python"), PEER_TASK, "plan", name),
+        lambda: task(bench, sys.executable, OWN_TASK, "plan", fingerprint, str(bench.raw / name)),
     )
     return [command, alone]
 
@@ -151,8 +151,8 @@ def _resampling(bench: Bench) -> list[dict[str, object]]:
         arguments = (name.split()[0], str(file), shape, spacings)
         result = bench.in_turn(
             name.replace("_", " "),
-            lambda a=arguments: _task(bench, str(bench.peer / "bin" / "python"), PEER_TASK, *a),
-            lambda a=arguments: _task(bench, sys.executable, OWN_TASK, *a),
+            lambda a=arguments: task(bench, str(bench.peer / "bin" / "python"), PEER_TASK, *a),
+            lambda a=arguments: task(bench, sys.executable, OWN_TASK, *a),
         )
         peer, own = (np.load(file.with_suffix(f".{who}.npy")) for who in ("peer", "own"))
         if "image" in name:
