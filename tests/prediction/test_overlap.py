@@ -233,6 +233,41 @@ def test_what_was_read_and_made_is_released() -> None:
     assert all(reference() is None for reference in (*scans, *made))
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["dropped", "kept"])
+@pytest.mark.parametrize("broken", STEPS)
+def test_a_failed_item_is_released(broken: str, kept: bool) -> None:
+    """Also where what went wrong is kept: its frames know the item no longer."""
+    scans: list[weakref.ref[Large]] = []
+    released: list[bool] = []
+
+    def fail(name: str, number: int) -> None:
+        if (name, number) == (broken, 0):
+            raise ValueError(name)
+
+    def read(number: int) -> Large:
+        scan = Large()
+        scans.append(weakref.ref(scan))
+        fail("read", number)
+        return scan
+
+    def compute(number: int, scan: Large, read_next: ReadNext) -> Large:
+        if number == 2:
+            released.append(soon(lambda: scans[0]() is None))
+        fail("compute", number)
+        return scan
+
+    def finish(number: int, made: Large) -> int:
+        fail("finish", number)
+        return number
+
+    outcomes: list[object] = []
+    for _, outcome in overlapped(range(3), read=read, compute=compute, finish=finish):
+        outcomes.append(outcome if kept else repr(outcome))
+        del outcome
+    assert released == [True]
+    assert [repr(outcome) for outcome in outcomes] == [f"ValueError('{broken}')", "1", "2"]
+
+
 def test_what_was_read_goes_with_its_last_user() -> None:
     """A computation that lets go of its image really frees it: nobody else holds it."""
     gone: list[bool] = []
