@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from skimage.transform import resize
 from torch import nn
 
 from autoseg.core.plan import Plan
+from autoseg.nets.build import build_network
 from autoseg.ops.case_transform import prepare
 from autoseg.prediction.ensemble import Ensemble
 from autoseg.prediction.image import predict_image
@@ -124,3 +126,61 @@ def test_an_empty_image_gives_background(make_plan: MakePlan) -> None:
     )
     assert found.shape == (3, 4, 20)
     assert not found.any()
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "target", "axis"),
+    [
+        ((8, 16, 8), (1.0, 1.0, 1.0), (0.8, 1.2, 0.9), None),  # isotropic
+        ((4, 16, 16), (5.0, 0.9, 0.8), (4.0, 1.1, 1.0), 0),  # anisotropic: nearest along the coarse axis
+        ((16, 8), (3.0, 0.9, 0.8), (1.1, 1.0), None),  # 2d
+    ],
+    ids=["isotropic", "anisotropic", "2d"],
+)
+def test_a_real_network_gives_the_labels_of_the_whole_volume_everywhere(
+    make_plan: MakePlan, patch: tuple, spacing: tuple, target: tuple, axis: int | None
+) -> None:
+    """Against accumulation of the whole volume in 64 bits, scikit-image's resize of it, and argmax."""
+    labels = {"background": 0, "a": 1, "b": 2, "c": 3}
+    plan = make_plan(patch_size=patch, spacing_mm=target, labels=labels, mirror_axes=range(len(patch)))
+    members = [ensemble_for(plan, random_network(plan))]
+    image = np.random.default_rng(4).normal(3, 1, size=(1, 17, 30, 27)).astype(np.float32)
+    case = prepare(image, None, spacing_mm=spacing, plan=plan, configuration=plan.configuration("small"))
+    logits = whole_volume(case.image, members[0].logits, patch)
+    if axis is None and len(patch) == 2:
+        native = np.stack([np.stack([resized(row, (30, 27), None) for row in channel]) for channel in logits])
+    else:
+        native = np.stack([resized(channel, image.shape[1:], axis) for channel in logits])
+    found = predict_image(members, image, spacing_mm=spacing)
+    assert np.array_equal(found, native.argmax(axis=0))
+    assert len(np.unique(found)) >= 3
+
+
+def random_network(plan: Plan) -> nn.Module:
+    torch.manual_seed(0)
+    network = build_network(plan.configuration("small").network, n_channels=1, n_outputs=4)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            nn.init.normal_(module.weight, std=0.2)
+    return network.eval()
+
+
+def whole_volume(image: np.ndarray, answer: Callable[[torch.Tensor], torch.Tensor], patch: tuple) -> np.ndarray:
+    """Weighted mean of tiles in float64; image (C, Z, Y, X) no smaller than the patch."""
+    tile = (1, *patch)[-3:]
+    delta = np.zeros(tile)
+    delta[tuple(n // 2 for n in tile)] = 1
+    window = gaussian_filter(delta, [n / 8 for n in tile], mode="constant")
+    window[window == 0] = window[window > 0].min()
+    total, weight = np.zeros((4, *image.shape[1:])), np.zeros(image.shape[1:])
+    corners = []
+    for n, p in zip(image.shape[1:], tile, strict=True):
+        steps = int(np.ceil((n - p) / (0.5 * p)))
+        corners.append(sorted({round(i * (n - p) / max(1, steps)) for i in range(steps + 1)}))
+    for corner in product(*corners):
+        box = tuple(slice(c, c + p) for c, p in zip(corner, tile, strict=True))
+        crop = torch.from_numpy(image[(slice(None), *box)].copy())
+        logits = answer(crop[None, :, 0] if len(patch) == 2 else crop[None])[0].double().numpy()
+        total[(slice(None), *box)] += (logits[:, None] if len(patch) == 2 else logits) * window
+        weight[box] += window
+    return total / weight

@@ -26,8 +26,8 @@ EXPORT_SHAPES = ((100, 160, 160), (150, 320, 320))
 EXPORT_CLASSES = (30, 118)
 # (data set, planner of the peer, its plans, images to predict, batch to train with)
 MODELS = {
-    "hippocampus": (HIPPOCAMPUS, "ExperimentPlanner", "nnUNetPlans", 10, 9),
-    "resenc": (HIPPOCAMPUS, "nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 10, 9),
+    "hippocampus": (HIPPOCAMPUS, "ExperimentPlanner", "nnUNetPlans", 10, 2),
+    "resenc": (HIPPOCAMPUS, "nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 10, 2),
     "spinal": (SPINAL, "ExperimentPlanner", "nnUNetPlans", 2, 2),
 }
 WORKERS = ((1, 1), (3, 3), (0, 0))  # of the peer for reading and for writing; its default is 3, 3
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, required=True, help="the peer's virtual environment")
     parser.add_argument("--work", type=Path, default=Path("benchmark_prediction"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=30, help="for which the peer trains each model")
+    parser.add_argument("--steps", type=int, default=20, help="for which the peer trains each model")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", default=["export", *MODELS], choices=["export", *MODELS])
     parser.add_argument("--train_only", action="store_true", help="only make the models")
