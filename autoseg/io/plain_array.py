@@ -10,7 +10,7 @@ import blosc2
 # Names of the header's entries that make a file an expression, a function in Python source, or a link to another place.
 # Versions of Blosc2 from 4.14 on refuse these themselves.
 EXECUTABLE = (b"LazyArray", b"proxy-source", b"\xa3b2o")
-LENGTH_AT, LARGEST_HEADER = 12, 1 << 20  # where the frame format has the length of its header, big-endian in 4 bytes
+LENGTH_AT, LARGEST_HEADER = 11, 1 << 20  # where the frame format has the length of its header, big-endian in 4 bytes
 
 
 def open_plain_array(path: Path, **options: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,6 +62,15 @@ class ProbabilityFile:
     def __enter__(self) -> ProbabilityFile:
         self._file = whole_file(self._path)
         temporary = self._file.__enter__()
+        try:
+            with self._disk():
+                self._create(temporary)
+        except BaseException:
+            self._file.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def _create(self, temporary: Path) -> None:
         along = self._orientation.axes[0]
         chunks = [1, *(min(n, 64) for n in self._shape)]
         chunks[1 + along] = min(self._shape[along], self._thickness)
@@ -77,7 +87,14 @@ class ProbabilityFile:
         inside = tuple(stop - start for start, stop in self._box)
         if self._exclusive and inside != tuple(self._shape[axis] for axis in self._orientation.axes):
             self._array[0:1] = np.full((1, *self._shape), LEVELS, dtype=np.uint8)
-        return self
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """What Blosc2 raises when it cannot write becomes an OSError."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise OSError(errno.EIO, f"cannot be written, is the disk full? ({error})", str(self._path)) from error
 
     def __exit__(self, *error: Any) -> None:
         try:
@@ -106,10 +123,8 @@ class ProbabilityFile:
         place = self._orientation.undo_box(ranges, self._shape)
         stored = np.ascontiguousarray(self._orientation.undo(block))
         assert stored.shape[1:] == tuple(part.stop - part.start for part in place), stored.shape
-        try:
+        with self._disk():
             self._array[(slice(None), *place)] = stored
-        except RuntimeError as error:
-            raise OSError(errno.EIO, f"cannot be written, is the disk full? ({error})", str(self._path)) from error
 
 
 def read_probabilities(path: Path) -> tuple[NDArray[np.float32], list[str]]:

@@ -63,13 +63,14 @@ def stream_of(ensemble: Ensemble, shape: Sequence[int]) -> Stream:
         n_outputs=n_outputs,
         precision=ensemble.precision,
     )
-    row = 4 * n_outputs * padded[1] * padded[2]
+    row, channels = 4 * n_outputs * padded[1] * padded[2], len(ensemble.plan.channel_names)
     return Stream(
         accumulator_gb=row * patch[0] / 1e9,
         tile_gb=tile_gb,
         usual_tiles=usual_tiles(patch, ensemble.device),
         kept_gb=(2 * max(SLAB_BYTES, row) + min(ANSWER_BYTES, 4 * n_outputs * prod(patch))) / 1e9,
-        padded_gb=4e-9 * len(ensemble.plan.channel_names) * prod(padded),
+        # a cascade's image is copied once more, when the earlier stage's labels are laid beside it
+        padded_gb=4e-9 * (channels if ensemble.previous is None else 2 * (channels + 1)) * prod(padded),
     )
 
 
@@ -98,7 +99,9 @@ def plan_memory(
         DeviceError: not even one tile at a time fits.
     """
     row = 4e-9 * n_outputs * native_shape[1] * native_shape[2]
-    blocks = NATIVE_BLOCKS * max(CHUNK_BYTES / 1e9, row) + sum(stream.kept_gb for stream in streams)
+    # several models' rows are stacked, turned into probabilities and averaged
+    n_blocks = NATIVE_BLOCKS * len(streams) + (len(streams) + 2 if len(streams) > 1 else 0)
+    blocks = n_blocks * max(CHUNK_BYTES / 1e9, row) + sum(stream.kept_gb for stream in streams)
     padded = sum(stream.padded_gb for stream in streams)
     labels = 4 * 2e-9 * prod(native_shape)  # inside the crop, in the whole image, as stored, and compressed
     sums = sum(stream.accumulator_gb for stream in streams)

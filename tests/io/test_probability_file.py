@@ -275,6 +275,83 @@ def test_a_file_without_its_beginning_or_end_is_refused(whole: Path) -> None:
         refused(damaged)
 
 
+DAMAGE = """
+import resource, sys
+from pathlib import Path
+from autoseg.core.errors import DataError
+from autoseg.io.probability_file import read_probabilities
+
+whole, path = Path(sys.argv[1]), Path(sys.argv[2])
+content = whole.read_bytes()
+assert len(read_probabilities(whole)[1]) == 3
+# a damaged size must not fill the machine
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+refused = 0
+for at in (*range(400), *range(400, len(content) - 400, 37), *range(len(content) - 400, len(content))):
+    path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+    try:
+        read_probabilities(path)  # not all of the bytes matter
+    except DataError:
+        refused += 1
+    except BaseException as error:
+        sys.exit(f"byte {at}: {error!r}")
+print(refused)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")
+def test_a_damaged_byte_is_a_data_error_or_none(whole: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DAMAGE, str(whole), str(whole.with_name("damaged.b2nd"))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from autoseg.core.geometry import Orientation
+from autoseg.io.probability_file import ProbabilityFile
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+noise = np.random.default_rng(0).random((1, 64, 64, 64)).astype(np.float32)  # cannot be compressed
+try:
+    with ProbabilityFile(
+        Path(sys.argv[1]), outputs=["a"], exclusive=False, shape=(64, 64, 64), box=((0, 64),) * 3,
+        orientation=Orientation(axes=(0, 1, 2), flipped=(False,) * 3),
+    ) as file:
+        for row in range(0, 64, 16):
+            file.add(noise[:, row : row + 16])
+except OSError as error:
+    print(error.filename)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
+@pytest.mark.parametrize(
+    "limit",
+    [
+        0,
+        1000,
+        20_000,
+        200_000,
+    ],
+)
+def test_a_full_disk_is_an_oserror_and_leaves_nothing_behind(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "a.b2nd"
+    code = [sys.executable, "-c", FULL, str(path), str(limit)]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=120)
+    assert not [*tmp_path.iterdir()]
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{path}\n"
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b" + bytes(300), b'{"outputs": []}'])
 def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.b2nd").write_bytes(content)

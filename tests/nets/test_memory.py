@@ -157,4 +157,4 @@ def test_half_precision_halves_the_feature_maps() -> None:
     for precision in ("bf16", "fp16"):
         saved = single - inference_memory_gb(spec, patch, precision=precision, **facts)
         assert saved * 1e9 == pytest.approx(2 * (maps + 5 * 8192))
-    assert single * 1e9 == pytest.approx(4 * maps + 8 * 2 * 8192 + 16 * 5 * 8192)
+    assert single * 1e9 == pytest.approx(4 * maps + 3 * 4 * 2 * 8192 + 16 * 5 * 8192)
