@@ -144,6 +144,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         precision=args.precision,
         device=args.device,
         scheduler=args.scheduler,
+        plugin=args.plugin,
         overwrite=args.overwrite,
         part=part,
     )

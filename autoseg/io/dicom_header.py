@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 from autoseg.core.errors import DataError, Problem
@@ -19,6 +20,7 @@ from autoseg.io.volume_file import ROTATION_TOLERANCE
 
 log = logging.getLogger(__name__)
 
+DEFLATED = "1.2.840.10008.1.2.1.99"  # transfer syntax: the whole file is compressed, not its pixels
 EXPORT = "export the series again from the archive or scanner"
 CONVERT = "convert the series to NIfTI (for example with dcm2niix) and use that file"
 
@@ -91,6 +93,9 @@ def read_header(path: Path) -> Header | None:
         with warnings.catch_warnings():
             # Each value that breaks a rule of the standard is a warning; those that matter are looked at here.
             warnings.simplefilter("ignore")
+            # pydicom would unpack such a file whole, however large it becomes, to show its header
+            if start[128:] == b"DICM" and read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+                raise ValueError("deflated")
             return _parse(path, dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=True))
     except Exception as error:  # pydicom has no common class for what damaged bytes lead to
         log.debug("%s: %s", path, error)

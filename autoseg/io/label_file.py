@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,10 @@ def write_labels(
         if isinstance(like, Path) and is_nifti(path) and is_nifti(like):
             write_nifti_like(temporary, voxels, like=like, extensions=nifti_extensions(names) if names else b"")
             return
-        sitk.WriteImage(image_of(voxels, geometry), str(temporary), useCompression=True)
+        try:
+            sitk.WriteImage(image_of(voxels, geometry), str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(errno.EIO, "cannot be written, is the disk full?", str(path)) from error
         if isinstance(like, Path) and READERS[ending(path)] == READERS.get(ending(like)) == "NrrdImageIO":
             copy_nrrd_place(like, to=temporary)
         if names:

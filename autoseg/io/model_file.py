@@ -111,6 +111,8 @@ def _defect(member: zipfile.ZipInfo) -> str:
         return "is a link or something else that is no plain file"
     if member.flag_bits & 1:
         return "is encrypted"
+    if member.compress_type != zipfile.ZIP_STORED:
+        return "is compressed, which members of a model file never are"
     return "" if member.filename == CARD else _defect_of_name(member.filename)
 
 
@@ -142,10 +144,12 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OverflowError) as error:
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OverflowError, ValueError) as error:
         _refuse(path, f"is no intact zip file ({error})", AGAIN)
     except OSError as error:
-        _refuse(path, f"cannot be read ({error.strerror})", "check the path")
+        _refuse(path, f"cannot be read, or its content not written ({error.strerror})", "check path and disk")
 
 
 def _refuse(path: Path, found: str, todo: str) -> NoReturn:

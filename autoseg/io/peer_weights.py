@@ -111,7 +111,7 @@ def own_names(tensors: dict[str, torch.Tensor], *, path: Path) -> dict[str, torc
         named[own] = tensor
     for own in [*named]:
         bias = own.removesuffix("weight") + "bias"
-        if own.endswith(".weight") and bias not in named and ".shortcut." not in own:
+        if own.endswith(".weight") and bias not in named and ".shortcut." not in own and named[own].ndim > 1:
             outputs = named[own].shape[1 if own.startswith("up.") else 0]
             named[bias] = torch.zeros(outputs)
     return named

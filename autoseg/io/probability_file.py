@@ -20,7 +20,7 @@ from autoseg.io.plain_array import open_plain_array
 
 LEVELS = 255
 LARGEST_ERROR = 0.5 / LEVELS  # of a stored probability
-SLAB_BYTES = 2**27  # of rows that are collected before they are compressed
+SLAB_BYTES = 2**25  # of rows that are collected before they are compressed
 MEMBER = "autoseg"
 COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.NOFILTER], "nthreads": 2}
 

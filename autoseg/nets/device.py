@@ -121,6 +121,13 @@ def keep_freed_memory() -> None:
             mallopt(parameter, LARGEST_INT)
 
 
+def give_back_freed_memory() -> None:
+    """Let the C library return to the system what `keep_freed_memory` made it keep; glibc only."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Context in which networks compute in `precision`."""
     if precision == "float32":

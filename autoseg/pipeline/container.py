@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires
@@ -108,13 +109,13 @@ def write_container(folder: Path, *, name: str, channel_names: Sequence[str]) ->
     write_bytes(folder / "requirements.txt", "\n".join([*_requirements(), ""]).encode())
     write_bytes(folder / "process.py", ENTRY.encode())
     write_bytes(folder / "Dockerfile", DOCKERFILE.encode())
-    words = (channel.lower().replace(" ", "-") for channel in channel_names)
+    words = (re.sub(r"[^a-z0-9]+", "-", channel.lower()).strip("-") or "image" for channel in channel_names)
     inputs = [f"images/{word}" for word in words]
     write_json(
         folder / "config.json",
         {"inputs": inputs, "output": "images/segmentation", "format": "mha", "options": []},
     )
-    tag = "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-") or "model"
+    tag = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
     text = README.format(name=name, tag=tag, first=inputs[0], channels=", ".join(channel_names))
     write_bytes(folder / "README.md", text.encode())
 

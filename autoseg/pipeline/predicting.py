@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,9 @@ from autoseg.core.workers import WorkerPool
 from autoseg.nets.device import choose_device, keep_freed_memory, out_of_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
 
+log = logging.getLogger(__name__)
 Result = dict[str, Any] | Exception
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class PredictOptions:
     overwrite: bool = False
     part: tuple[int, int] = (0, 1)
     scheduler: str | None = None
+    plugin: str | None = None  # a module that registers variants, for workers elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +76,8 @@ def predict(
     ending = options.ending or plan.file_ending
     if ending == prediction.DICOM_SEG and any(scan.series is None for scan in scans):
         raise UsageError("--format dicom_seg is for DICOM series; the images given are none")
+    if ending == prediction.DICOM_SEG and find_spec("highdicom") is None:
+        raise UsageError("DICOM SEG needs the package highdicom: pip install 'autoseg[dicom]'")
     part, n_parts = options.part
     scans = scans[part::n_parts]
     settings = {
@@ -100,7 +109,7 @@ def predict(
         except OSError as error:
             problems += _problems(scan.id, error)
             continue
-        if options.overwrite or record.key_of(scan.id) != keys[scan.id] or not paths.complete:
+        if options.overwrite or not record.holds(scan.id, key=keys[scan.id], files=paths.paths):
             jobs[scan.id] = (scan, paths)
     progress("predict", 0, len(jobs), next(iter(jobs), ""))
     if options.scheduler is None:
@@ -146,18 +155,22 @@ def _on_cluster(
     ]
     with WorkerPool(0, scheduler=options.scheduler) as pool:
         for outcome in pool.map(predict_on_worker, work):
-            if isinstance(outcome.error, Exception):
-                yield outcome.job.name, outcome.error
-            elif outcome.result is not None:
+            if outcome.result is not None:
                 yield outcome.job.name, outcome.result
+            else:
+                error = outcome.error
+                yield outcome.job.name, error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
 def predict_on_worker(job: ClusterJob) -> dict[str, Any]:
     """Predict one case in a worker of a cluster. Raises what went wrong."""
     options = job.options
     how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=job.target.labels.parent)
-    members = _kept_members(job.models, options, job.model_key)
-    ((_, result),) = prediction.predict_cases(members, {job.name: (job.scan, job.target)}, how)
+    if options.plugin is not None:
+        import_module(options.plugin)
+    with _ONE_AT_A_TIME:  # a worker may have several threads; each case plans with all memory that is free
+        members = _kept_members(job.models, options, job.model_key)
+        ((_, result),) = prediction.predict_cases(members, {job.name: (job.scan, job.target)}, how)
     if isinstance(result, Exception):
         raise result
     return result
@@ -183,7 +196,7 @@ def _members(models: tuple[Path, ...], options: PredictOptions) -> tuple[predict
 
 
 def _problems(case: str, error: Exception) -> list[Problem]:
-    """What went wrong with a case, as rows of the table; what nobody foresaw is raised."""
+    """What went wrong with a case, as rows of the table."""
     if isinstance(error, DataError):
         return [Problem(case=p.case or case, file=p.file, found=p.found, next=p.next) for p in error.problems]
     if isinstance(error, OSError):
@@ -194,4 +207,6 @@ def _problems(case: str, error: Exception) -> list[Problem]:
         return [Problem(case=case, found=found, next=todo)]
     if isinstance(error, AutosegError):
         return [Problem(case=case, found=str(error), next="then run the same command again")]
-    raise error
+    log.debug("%s", case, exc_info=error)
+    todo = "run this case again with --debug and report what it prints"
+    return [Problem(case=case, found=f"unexpected {type(error).__name__}: {error}", next=todo)]

@@ -1,8 +1,8 @@
-"""Prediction from Python: a model that stays in memory, images in, segmentations out, no files and no processes."""
+"""Prediction from Python: a model that stays in memory, images in, segmentations out, no processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,16 +115,14 @@ class Predictor:
         An image that fails ends the iteration with its error.
         """
 
-        def compute(number: int, scan: prediction.LoadedScan, read_next: Any) -> Any:
-            read_next()
-            return self._segment(scan, return_probabilities)
+        def compute(image: Image, scan: prediction.LoadedScan, read_next: Any) -> Any:
+            return self._segment(scan, return_probabilities, read_next)
 
-        known = dict(enumerate(images))
         for _, result in prediction.overlapped(
-            known,
-            read=lambda number: self._read(known[number], spacing_mm),
+            images,
+            read=lambda image: self._read(image, spacing_mm),
             compute=compute,
-            finish=lambda number, made: _finished(known[number], *made),
+            finish=lambda image, made: _finished(image, *made),
         ):
             if isinstance(result, Exception):
                 raise result
@@ -134,7 +132,10 @@ class Predictor:
         return prediction.prepare_scan(self._members, _loaded(image, spacing_mm))
 
     def _segment(
-        self, scan: prediction.LoadedScan, with_probabilities: bool
+        self,
+        scan: prediction.LoadedScan,
+        with_probabilities: bool,
+        read_next: Callable[[], None] = lambda: None,
     ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32] | None, Geometry]:
         """Labels and probabilities in stored orientation."""
         geometry, box = scan.geometry, scan.image.grids.box
@@ -150,7 +151,11 @@ class Predictor:
             probabilities[(slice(None), *place)] = scan.to_rows.undo(block.cpu().numpy())
 
         labels = prediction.segment_scan(
-            self._members, scan, self._settings, on_probabilities=collect if with_probabilities else None
+            self._members,
+            scan,
+            self._settings,
+            planned=lambda plan: read_next() if plan.read_ahead else None,
+            on_probabilities=collect if with_probabilities else None,
         )
         return geometry.orientation.undo(labels), probabilities, geometry
 
@@ -160,6 +165,8 @@ def _loaded(image: Image, spacing_mm: Sequence[float] | None) -> LoadedCase:
     if isinstance(image, np.ndarray):
         return _loaded_array(image, spacing_mm)
     channels = list(image) if isinstance(image, (list, tuple)) else [image]
+    if not channels:
+        raise UsageError("there is no image in the list; give one per channel")
     if spacing_mm is not None:
         raise UsageError("spacing_mm is for arrays; images and files know their own")
     if all(isinstance(channel, (str, Path)) for channel in channels):
@@ -177,7 +184,7 @@ def _loaded(image: Image, spacing_mm: Sequence[float] | None) -> LoadedCase:
 
 
 def _loaded_array(image: NDArray[Any], spacing_mm: Sequence[float] | None) -> LoadedCase:
-    if spacing_mm is None or len(spacing_mm) != 3 or not all(mm > 0 for mm in spacing_mm):
+    if spacing_mm is None or len(spacing_mm) != 3 or not all(0 < mm < np.inf for mm in spacing_mm):
         raise UsageError(f"spacing_mm is {spacing_mm}; an array needs three positive numbers, (z, y, x)")
     if image.ndim not in (3, 4) or 0 in image.shape or image.dtype.kind not in "iufb":
         found = f"an array of shape {image.shape} and type {image.dtype}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from autoseg import __version__, prediction
-from autoseg.core.errors import UsageError
+from autoseg.core.errors import DataError, UsageError
 from autoseg.core.files import read_json
 from autoseg.core.fingerprint import Fingerprint, Seen
 from autoseg.core.model_card import CardScores, ModelCard
@@ -27,8 +28,10 @@ from autoseg.nets.device import choose_device
 from autoseg.pipeline.container import write_container
 from autoseg.pipeline.outcome import Outcome
 
+log = logging.getLogger(__name__)
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
 KEPT = (WEIGHTS, "recipe.json")
+FINAL = "checkpoint_final.pth"
 CONTAINED = "model"  # folder of a model inside that of its container
 
 
@@ -94,7 +97,7 @@ def import_model(
     target: Path,
     *,
     folds: Sequence[str] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = FINAL,
     words: Words,
     overwrite: bool = False,
 ) -> Outcome:
@@ -105,16 +108,22 @@ def import_model(
         DataError: a file is damaged, hostile, or asks for what autoseg does not compute.
     """
     with _staged(target, overwrite=overwrite) as staging:
+        if not (source / PLANS).is_file() and (folds is not None or checkpoint != FINAL):
+            raise UsageError("-f and --checkpoint choose among nnU-Net's files; a model of autoseg is taken whole")
         if source.is_file():
             card = model_file.unpack(source, staging)
         elif (source / PLANS).is_file():
             card = _from_peer(source, staging, folds=folds, checkpoint=checkpoint, words=words)
         elif (source / model_file.CARD).is_file():
             card = model_file.check(source)
-            shutil.copytree(source, staging, dirs_exist_ok=True)
+            for name in card.files:
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, staging / name)
         else:
             todo = "give what autoseg_export_model wrote, or the folder of nnU-Net that holds plans.json and fold_0"
             raise UsageError(f"{source} is no model file and no results folder of nnU-Net v2; {todo}")
+        told = {"name": words.name, "description": words.description, "licence": words.licence}
+        card = card.with_changes(**{key: text for key, text in told.items() if text})
         # loading them is the check: every tensor there, everything fits
         prediction.load_members(
             [staging / name for name in card.configurations], folds=None, device=choose_device("cpu")
@@ -157,11 +166,12 @@ def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> 
 @contextmanager
 def _staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A hidden folder beside the target, gone afterwards."""
-    if target.exists() and not overwrite:
+    if target.is_dir() and (target.suffix == ".zip" or any(target.iterdir())):
+        raise UsageError(f"{target} is a folder with something in it; delete it, or give another name with -o")
+    if target.is_file() and target.suffix != ".zip":
+        raise UsageError(f"{target} is a file; give a name that ends in .zip, or another one, with -o")
+    if target.is_file() and not overwrite:
         raise UsageError(f"{target} is there already; give another name with -o, or --overwrite")
-    cards = (target / model_file.CARD, target / CONTAINED / model_file.CARD)
-    if target.is_dir() and not any(card.is_file() for card in cards) and any(target.iterdir()):
-        raise UsageError(f"{target} is a folder of something else; give another name with -o")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -182,8 +192,8 @@ def _finish(staging: Path, target: Path, card: ModelCard, *, container: bool = F
     if target.suffix == ".zip":
         model_file.pack(staging, target)
     else:
-        if target.exists():
-            shutil.rmtree(target)
+        if target.exists():  # and empty
+            target.rmdir()
         staging.chmod(0o755)  # as any folder; temporary ones are private
         staging.rename(target)
     facts = {
@@ -261,4 +271,11 @@ def _peer_seen(folder: Path) -> Seen | None:
     path = folder / "dataset_fingerprint.json"
     if not path.is_file():
         return None
-    return parse(Fingerprint, read_json(path), source=path).seen
+    try:
+        value = read_json(path)
+        shapes = {key: value[key] for key in ("spacings", "shapes_after_crop")}
+        rest = {"foreground_intensity_properties_per_channel": {}, "median_relative_size_after_cropping": 1}
+        return parse(Fingerprint, {**shapes, **rest}, source=path).seen
+    except (DataError, KeyError, TypeError) as error:
+        log.warning("%s is not understood, so unusual images will not be noticed (%s)", path, error)
+        return None

@@ -215,17 +215,19 @@ def _load_network(model: Model, configuration: Configuration, path: Path, device
     tensors, facts = load_weights(path)
     if path.name == WEIGHTS["latest"]:
         tensors = weights_of_state(tensors)
-    network = build_network(
-        configuration.network,
-        n_channels=model.plan.input_channels(model.configuration),
-        n_outputs=model.plan.scheme.n_outputs,
-    )
+    with torch.device("meta"):  # no memory before it is known that the weights fit
+        network = build_network(
+            configuration.network,
+            n_channels=model.plan.input_channels(model.configuration),
+            n_outputs=model.plan.scheme.n_outputs,
+        )
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         found = (
             f"the weights do not fit the network of {model.configuration} (made by {facts.get('autoseg_version', '?')})"
         )
         todo = f"use the model.json it was trained with; this is autoseg {__version__}"
         raise DataError(Problem(case="", file=str(path), found=found, next=todo)) from error
-    return network.eval().to(device)
+    memory_format = channels_last(configuration.dimensions)
+    return network.eval().to(device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,9 @@ class Target:
     probabilities: Path | None = None
 
     @property
-    def complete(self) -> bool:
-        """Whether all of it is there."""
-        return self.labels.is_file() and (self.probabilities is None or self.probabilities.is_file())
+    def paths(self) -> list[Path]:
+        """All files of it."""
+        return [path for path in (self.labels, self.probabilities) if path is not None]
 
     @property
     def resolved(self) -> Target:
@@ -100,13 +101,14 @@ def predict_cases(
         case.write_labels(target.labels, made.labels, names=scheme.names_of_values, model=members[0].plan.dataset)
         volumes = _volumes_ml(made.labels, scheme, made.geometry)
         seconds = round(time.monotonic() - started[name], 3)
-        return {"seconds": seconds, "volumes_ml": volumes, "warnings": [*made.warnings]}
+        files = [path.name for path in target.paths]
+        return {"seconds": seconds, "volumes_ml": volumes, "warnings": [*made.warnings], "files": files}
 
     for name, result in overlapped(cases, read=read, compute=compute, finish=finish):
         if isinstance(result, Exception):
-            target = cases[name][1]
-            for path in filter(None, (target.labels, target.probabilities)):
-                path.unlink(missing_ok=True)  # an older prediction must not pass for this one
+            for path in cases[name][1].paths:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)  # an older prediction must not pass for this one
         yield name, result
 
 
@@ -151,17 +153,22 @@ def _volumes_ml(labels: NDArray, scheme: LabelScheme, geometry: Geometry) -> dic
 
 def asked_cases(folder: Path) -> set[str] | None:
     """Ids of the cases that a prediction folder was to hold, failed ones included; None without a prediction.json."""
-    records = sorted([*folder.glob(RECORD), *folder.glob("prediction_part*of*.json")])
+    records = _records(folder)
     if not records:
         return None
     values = [_read_record(path) for path in records]
     return {case for value in values for case in (*value["cases"], *(f["case"] for f in value["failures"])) if case}
 
 
+def _records(folder: Path) -> list[Path]:
+    return sorted([*folder.glob(RECORD), *folder.glob("prediction_part*of*.json")])
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     value = read_json(path)
     kinds = {"cases": dict, "failures": list}
-    if not isinstance(value, dict) or not all(isinstance(value.get(k), kind) for k, kind in kinds.items()):
+    sound = isinstance(value, dict) and all(isinstance(value.get(k), kind) for k, kind in kinds.items())
+    if not sound or not all(isinstance(entry, dict) for entry in (*value["cases"].values(), *value["failures"])):
         raise DataError(Problem(case="", file=str(path), found="is no record of predictions", next="move it away"))
     return value
 
@@ -172,13 +179,28 @@ class PredictionRecord:
     def __init__(self, folder: Path, *, part: tuple[int, int], facts: dict[str, Any]) -> None:
         number, n_parts = part
         self.path = folder / (RECORD if n_parts == 1 else f"prediction_part{number}of{n_parts}.json")
-        known = _read_record(self.path)["cases"] if self.path.is_file() else {}
-        self.value: dict[str, Any] = {**facts, "cases": known, "failures": []}
+        own = _read_record(self.path)["cases"] if self.path.is_file() else {}
+        parts = (_read_record(path)["cases"] for path in _records(folder) if path != self.path)
+        self._elsewhere = {case: entry for cases in parts for case, entry in cases.items()}
+        self.value: dict[str, Any] = {**facts, "cases": own, "failures": []}
 
     def key_of(self, case: str) -> str | None:
         """What the stored prediction of a case was made from; None when there is none."""
         key: str | None = self.value["cases"].get(case, {}).get("key")
         return key
+
+    def holds(self, case: str, *, key: str, files: Sequence[Path]) -> bool:
+        """Whether a case was predicted from what `key` says, and all these files were written then and are there.
+
+        What another part of the same job did counts too, and is entered here.
+        """
+        for entries in (self.value["cases"], self._elsewhere):
+            entry = entries.get(case, {})
+            written = entry.get("files", [path.name for path in files[:1]])
+            if entry.get("key") == key and all(path.name in written and path.is_file() for path in files):
+                self.value["cases"][case] = entry
+                return True
+        return False
 
     def add(self, case: str, *, key: str, facts: dict[str, Any]) -> None:
         """Enter a finished case: seconds, volumes_ml, warnings."""

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autoseg.core.errors import DeviceError
 from autoseg.core.workers import available_memory_gb, used_memory_gb
+from autoseg.nets.device import give_back_freed_memory
 from autoseg.ops.case_transform import Grids, PreparedCase, prepare, prepare_segmentation, restore_labels
 from autoseg.ops.resample import separate_axis
 from autoseg.prediction.decode import averaged, decode, native_rows, probabilities
@@ -113,7 +115,7 @@ def segment(
     for member, first_stage in zip(members, image.earlier, strict=True):
         labels = None
         if member.previous is not None and first_stage is not None:
-            labels = segment([member.previous], first_stage, settings)
+            labels = segment([member.previous], first_stage, settings, planned=planned)
         earlier.append(labels)
     plan = _plan(members, image, settings)
     planned(plan)
@@ -148,6 +150,18 @@ def predict_image(
 
 
 def _plan(members: Sequence[Ensemble], image: PreparedImage, settings: Settings) -> MemoryPlan:
+    """The way of working that fits; what the C library holds of earlier cases is given back if that may help."""
+    try:
+        plan = _plan_with(members, image, settings)
+        if plan.read_ahead and plan.place != "file":
+            return plan
+    except DeviceError:
+        pass
+    give_back_freed_memory()
+    return _plan_with(members, image, settings)
+
+
+def _plan_with(members: Sequence[Ensemble], image: PreparedImage, settings: Settings) -> MemoryPlan:
     free = available_memory_gb()
     if settings.max_memory_gb is not None:
         free = min(free, settings.max_memory_gb - used_memory_gb())

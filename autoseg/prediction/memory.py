@@ -28,6 +28,7 @@ class Stream:
     tile_gb: float
     usual_tiles: int
     kept_gb: float = 0.0  # on the device: rows that are handed out, the answer to an empty tile
+    answer_gb: float = 0.0  # to a tile, which goes to main memory where the sums are not on the GPU
     padded_gb: float = 0.0  # in main memory: the image once more, with its margin
 
 
@@ -69,6 +70,7 @@ def stream_of(ensemble: Ensemble, shape: Sequence[int]) -> Stream:
         tile_gb=tile_gb,
         usual_tiles=usual_tiles(patch, ensemble.device),
         kept_gb=(2 * max(SLAB_BYTES, row) + min(ANSWER_BYTES, 4 * n_outputs * prod(patch))) / 1e9,
+        answer_gb=4e-9 * n_outputs * prod(patch),
         # a cascade's image is copied once more, when the earlier stage's labels are laid beside it
         padded_gb=4e-9 * (channels if ensemble.previous is None else 2 * (channels + 1)) * prod(padded),
     )
@@ -105,6 +107,7 @@ def plan_memory(
     padded = sum(stream.padded_gb for stream in streams)
     labels = 4 * 2e-9 * prod(native_shape)  # inside the crop, in the whole image, as stored, and compressed
     sums = sum(stream.accumulator_gb for stream in streams)
+    moved = max(stream.answer_gb for stream in streams)
     most = max(stream.usual_tiles for stream in streams)
     counts = sorted({max(1, most >> shift) for shift in range(most.bit_length())}, reverse=True)
     on_gpu = device_gb is not None
@@ -113,6 +116,7 @@ def plan_memory(
         for ahead in (True, False):
             for n in counts:
                 host = labels + padded + (next_case_gb if ahead else 0) + (sums if place == "memory" else 0)
+                host += moved if on_gpu and place != "device" else 0
                 device = blocks + _tiles_gb(streams, n) + (sums if place == "device" else 0)
                 if not on_gpu:
                     host, device = host + device, 0.0

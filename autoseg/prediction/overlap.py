@@ -6,6 +6,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -27,15 +28,15 @@ def overlapped(
     is in each of the three. `compute` is given a function that begins to read the next item; where it does not call it
     (because memory is scarce), reading begins when it is done.
     """
-    waiting = deque(items)
+    waiting = iter(items)
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "finish") as writer:
         reading: deque[tuple[Item, Future[Read]]] = deque()
         finishing: deque[tuple[Item, Future[Result]]] = deque()
 
         def read_next() -> None:
-            if waiting and not reading:
-                item = waiting.popleft()
-                reading.append((item, reader.submit(read, item)))
+            if not reading:
+                for item in islice(waiting, 1):
+                    reading.append((item, reader.submit(read, item)))
 
         read_next()
         while reading:
@@ -43,6 +44,7 @@ def overlapped(
             try:
                 made = compute(item, _taken(arriving), read_next)
             except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # which would keep the item's arrays alive
                 outcome: Future[Result] = Future()
                 outcome.set_exception(error)
             else:

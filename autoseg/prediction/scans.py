@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from autoseg.io.images import LoadedCase, loaded_case, read_case, with_data_file
 if TYPE_CHECKING:
     from autoseg.io.dicom import DicomSeries
 
+log = logging.getLogger(__name__)
+LONGEST_NAME = 200  # bytes of a case named after a series; file systems take 255 bytes
 DICOM_SEG = ".dcm"  # ending of a segmentation as DICOM SEG
 
 
@@ -103,14 +106,19 @@ def find_scans(source: Path, plan: Plan) -> tuple[list[Scan], list[Problem]]:
         return [_single_file(source, plan)], []
     if not source.is_dir():
         raise UsageError(f"{source} does not exist; give a folder with images or one image with -i")
-    endings = [plan.file_ending, *(e for e in FILE_ENDINGS if e != plan.file_ending)]
-    ending = next((e for e in endings if any(p.name.endswith(e) for p in source.iterdir())), None)
-    if ending is None:
+    endings = [e for e in FILE_ENDINGS if any(path.name.endswith(e) for path in source.iterdir())]
+    if not endings:
         return _dicom_scans(source, plan)
     problems: list[Problem] = []
-    found = cases_in_folder(source, ending=ending, n_channels=n_channels, problems=problems)
+    scans: dict[str, Scan] = {}
+    for ending in endings:
+        for case in cases_in_folder(source, ending=ending, n_channels=n_channels, problems=problems).values():
+            if case.id in scans:
+                found = f"is there as {scans[case.id].images[0].name} too"
+                problems.append(Problem(case=case.id, file=case.images[0].name, found=found, next="remove one of them"))
+            scans[case.id] = Scan(id=case.id, images=case.images)
     broken = {problem.case for problem in problems}
-    return [Scan(id=case.id, images=case.images) for case in found.values() if case.id not in broken], problems
+    return [scans[name] for name in sorted(scans) if name not in broken], problems
 
 
 def _single_file(source: Path, plan: Plan) -> Scan:
@@ -135,8 +143,10 @@ def _dicom_scans(source: Path, plan: Plan) -> tuple[list[Scan], list[Problem]]:
     if plan.channel_names[0].casefold() == "ct" and any(one.modality == "CT" for one in series):
         for one in series:
             if one.modality != "CT":
-                found = f"{one.title} is {one.modality or 'of unknown kind'}, and the model is for CT"
-                problems.append(Problem(case="", file=str(one.files[0].parent), found=found, next="it is left out"))
+                kind = one.modality or "of unknown kind"
+                log.warning(
+                    "%s: %s is %s, and the model is for CT; it is left out", one.files[0].parent, one.title, kind
+                )
         series = [one for one in series if one.modality == "CT"]
     wanted = [_name(one, source) for one in series]
     alone = Counter(wanted)
@@ -158,9 +168,10 @@ def _name(series: DicomSeries, source: Path) -> str:
 
 
 def _as_file_name(text: str) -> str:
-    name = re.sub(r"[^\w.-]+", "-", text).strip(".-_") or "series"
-    assert not unsafe_name(name.replace("..", ".")), name
-    return name.replace("..", ".")
+    name = re.sub(r"\.{2,}", ".", re.sub(r"[^\w.-]+", "-", text)).encode()[:LONGEST_NAME].decode(errors="ignore")
+    name = name.strip(".-_") or "series"
+    assert not unsafe_name(name), name
+    return name
 
 
 def _one_channel(plan: Plan, todo: str) -> None:

@@ -148,8 +148,20 @@ def test_a_bomb_is_not_unpacked(packed: Path, tmp_path: Path) -> None:
                 members[i] = (info, bytes(50_000_000))
 
     target = empty(tmp_path)
-    with pytest.raises(DataError, match="damaged or changed"):
+    with pytest.raises(DataError, match="compressed"):
         model_file.unpack(rewritten(packed, bomb), target)
+    assert not list(target.iterdir())
+
+
+def test_a_larger_file_than_the_card_says_is_not_written(packed: Path, tmp_path: Path) -> None:
+    def larger(members: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
+        for i, (info, content) in enumerate(members):
+            if info.filename == WEIGHTS:
+                members[i] = (info, content + bytes(5_000_000))
+
+    target = empty(tmp_path)
+    with pytest.raises(DataError, match="damaged or changed"):
+        model_file.unpack(rewritten(packed, larger), target)
     assert sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) < 3_000_000
 
 

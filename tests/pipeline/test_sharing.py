@@ -29,6 +29,7 @@ from autoseg.io.probability_file import read_probabilities
 from autoseg.io.weights import save_weights
 from autoseg.nets.build import build_network
 from autoseg.pipeline import opened_model
+from autoseg.prediction.scans import Scan
 
 MakePlan = Callable[..., Plan]
 FULLRES = ("configurations", "3d_fullres")
@@ -102,17 +103,95 @@ def test_an_exported_model_predicts_what_its_folder_predicts(tmp_path: Path, pla
     )
 
 
-def test_what_stands_there_is_not_overwritten(tmp_path: Path, place: list[str], capsys: Any) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+@pytest.mark.parametrize("inside", [["thesis.txt"], ["thesis.txt", "model/card.json"], ["thesis.txt", "card.json"]])
+def test_what_stands_there_is_not_overwritten(tmp_path: Path, place: list[str], capsys: Any, inside: list[str]) -> None:
+    for name in inside:
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text("years of work")
+    (tmp_path / "letter").write_text("dear")
     command = [*place, "-c", "small", "-o"]
-    assert export_model.main([*command, str(tmp_path / "mine"), "--overwrite"]) == 2
+    for target in ("mine", "letter"):
+        assert export_model.main([*command, str(tmp_path / target), "--overwrite"]) == 2
+        assert export_model.main([*command, str(tmp_path / target), "--overwrite", "--container"]) == 2
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "letter").read_text() == "dear"
     assert export_model.main([*command, str(tmp_path / "a.zip")]) == 0
     assert export_model.main([*command, str(tmp_path / "a.zip")]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert export_model.main([*command, str(tmp_path / "a.zip"), "--overwrite"]) == 0
     assert not list(tmp_path.glob(".*"))
+
+
+def test_words_go_onto_the_card_and_other_options_are_refused(tmp_path: Path, place: list[str]) -> None:
+    assert export_model.main([*place, "-c", "small", "-o", str(tmp_path / "a.zip"), "--name", "Old"]) == 0
+    assert import_model.main([str(tmp_path / "a.zip"), "-o", str(tmp_path / "b"), "--licence", "CC0"]) == 0
+    card = json.loads((tmp_path / "b" / "card.json").read_text())
+    assert (card["name"], card["licence"]) == ("Old", "CC0")
+    (tmp_path / "b" / ".DS_Store").write_text("")
+    assert import_model.main([str(tmp_path / "b"), "-o", str(tmp_path / "c.zip")]) == 0
+    assert import_model.main([str(tmp_path / "b"), "-o", str(tmp_path / "d.zip"), "-f", "0"]) == 2
+
+
+def test_files_of_another_model_do_not_pass_as_done(tmp_path: Path, make_plan: MakePlan) -> None:
+    labels = {"background": 0, "a": 1, "b": 2}
+    models = [trained(tmp_path / "results", make_plan(labels=labels), planner=f"p{i}", seed=9 * i) for i in range(2)]
+    write_image(tmp_path / "in" / "p_0000.nii.gz")
+    images = ["-i", str(tmp_path / "in"), "--device", "cpu", "-o"]
+    nrrd = ["--format", "nrrd", "--save_probabilities"]
+    assert predict.main(["-m", str(models[0]), *images, str(tmp_path / "out"), *nrrd]) == 0
+    assert predict.main(["-m", str(models[1]), *images, str(tmp_path / "out")]) == 0
+    assert predict.main(["-m", str(models[1]), *images, str(tmp_path / "out"), *nrrd]) == 0
+    assert predict.main(["-m", str(models[1]), *images, str(tmp_path / "anew"), *nrrd]) == 0
+    assert np.array_equal(voxels(tmp_path / "out" / "p.nrrd"), voxels(tmp_path / "anew" / "p.nrrd"))
+    found, expected = (read_probabilities(tmp_path / f / "p_probabilities.b2nd")[0] for f in ("out", "anew"))
+    assert np.array_equal(found, expected)
+
+
+def test_parts_are_done_for_a_later_whole(tmp_path: Path, place: list[str], capsys: Any) -> None:
+    model = tmp_path / "results" / "Dataset900_Toy" / "hand__small"
+    images = ["-m", str(model), "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    for part in ("0/2", "1/2"):
+        assert predict.main([*images, "--part", part]) == 0
+    capsys.readouterr()
+    assert predict.main(images) == 0
+    assert "2 cases predicted (0 now)" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "out" / "prediction.json").read_text())["cases"]) == {"p", "q"}
+
+
+def test_one_unforeseen_error_does_not_end_the_others(
+    tmp_path: Path, place: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Scan.read
+
+    def read(self: Scan) -> Any:
+        if self.id == "p":
+            raise ZeroDivisionError("odd")
+        return whole(self)
+
+    monkeypatch.setattr(Scan, "read", read)
+    assert predicted(tmp_path, tmp_path / "results" / "Dataset900_Toy" / "hand__small", tmp_path / "out") == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert (tmp_path / "out" / "q.nii.gz").is_file()
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert [failure["case"] for failure in record["failures"]] == ["p"]
+
+
+def test_equal_cases_keep_to_the_same_limit(tmp_path: Path, place: list[str]) -> None:
+    """Memory that the C library holds of earlier cases does not count as used."""
+    for i in range(4):
+        write_image(tmp_path / "large" / f"c{i}_0000.nii.gz", shape=(60, 150, 150))
+    model = tmp_path / "results" / "Dataset900_Toy" / "hand__small"
+    code = f"""
+import sys
+from autoseg.core.workers import used_memory_gb
+from autoseg.cli import predict
+import autoseg.pipeline.predicting, skimage, scipy.ndimage
+limit = used_memory_gb() + 0.55
+sys.exit(predict.main(["-m", {str(model)!r}, "-i", {str(tmp_path / "large")!r}, "-o", {str(tmp_path / "o")!r},
+                       "--device", "cpu", "--max_memory_gb", str(limit)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_damaged_fold_is_not_exported(tmp_path: Path, place: list[str]) -> None:

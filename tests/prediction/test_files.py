@@ -84,6 +84,7 @@ def test_labels_are_written_on_the_grid_of_the_image(tmp_path: Path, make_plan: 
     assert facts == {
         "volumes_ml": {"dark": round(int((voxels == 1).sum()) * 1e-3, 4), "bright": (voxels == 2).sum() * 1e-3},
         "warnings": [],
+        "files": [f"in{ending}"],
     }
 
 

@@ -11,8 +11,9 @@ import pytest
 import SimpleITK as sitk
 
 from autoseg.core.errors import DataError, UsageError
+from autoseg.core.files import unsafe_name
 from autoseg.core.plan import Plan
-from autoseg.prediction.scans import Scan, find_scans
+from autoseg.prediction.scans import Scan, _as_file_name, find_scans
 
 MakePlan = Callable[..., Plan]
 
@@ -108,7 +109,9 @@ def test_a_missing_slice_is_told_with_the_case(real_data: Path, make_plan: MakeP
     assert "slice" in str(caught.value)
 
 
-def test_a_series_of_another_kind_is_left_out(real_data: Path, make_plan: MakePlan, tmp_path: Path) -> None:
+def test_a_series_of_another_kind_is_left_out(
+    real_data: Path, make_plan: MakePlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     plan = make_plan().with_changes(channel_names=["CT"])
     for name in ("dcmqi_ct3slice_liver_seg", "prostatex_0000"):
         shutil.copytree(real_data / "dicom" / name, tmp_path / name)
@@ -116,10 +119,25 @@ def test_a_series_of_another_kind_is_left_out(real_data: Path, make_plan: MakePl
     assert len(scans) == 1
     assert scans[0].series is not None
     assert scans[0].series.modality == "CT"
-    assert problems
-    assert all("the model is for CT" in problem.found for problem in problems)
+    assert problems == []
+    assert "the model is for CT" in caplog.text
 
 
 def test_several_channels_cannot_come_from_dicom(real_data: Path, make_plan: MakePlan) -> None:
     with pytest.raises(UsageError, match="convert the series"):
         find_scans(real_data / "dicom" / "prostatex_0000", make_plan(normalization=("none", "none")))
+
+
+def test_images_of_several_formats_are_all_taken(tmp_path: Path, make_plan: MakePlan) -> None:
+    touch(tmp_path, "p_0000.nii.gz", "q_0000.nrrd", "q_0000.mha", "r_0000.nrrd")
+    scans, problems = find_scans(tmp_path, make_plan())
+    assert [scan.id for scan in scans] == ["p", "r"]
+    assert [problem.case for problem in problems] == ["q"]
+
+
+@pytest.mark.parametrize("name", ["scan...old", "..x..", "a" * 240, "é" * 200, "a/../b"])
+def test_any_folder_gives_a_file_name(name: str) -> None:
+    found = _as_file_name(name)
+    assert found
+    assert not unsafe_name(found)
+    assert len((".12345678-" + found + "_probabilities.b2nd").encode()) <= 255
