@@ -73,7 +73,7 @@ def predict_cases(
         progress: called with a case's id and the share of its tiles that are done.
 
     Yields:
-        In order the id and {"seconds", "volumes_ml" per label, "warnings": list of sentences}, or what went wrong: a
+        In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences}, or what went wrong: a
         DataError with all defects of the case, a DeviceError, an OSError. A file from before is gone then.
     """
     settings, started = settings or Settings(), dict.fromkeys(cases, 0.0)
@@ -81,10 +81,11 @@ def predict_cases(
     printed: list[tuple[Any, ...]] = []
 
     def read(name: str) -> LoadedScan:
-        started[name] = time.monotonic()
         return prepare_scan(members, cases[name][0].read())
 
     def compute(name: str, scan: LoadedScan, read_next: Callable[[], None]) -> Segmented:
+        started[name] = time.monotonic()
+
         def planned(plan: MemoryPlan) -> None:
             way = (plan.place, plan.tiles_at_once, plan.read_ahead)
             if printed[-1:] != [way]:

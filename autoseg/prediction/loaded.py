@@ -55,7 +55,7 @@ def prepare_scan(members: Sequence[Ensemble], loaded: LoadedCase) -> LoadedScan:
     ranges = [(float(channel.min()), float(channel.max())) for channel in loaded.image]
     warnings = [f"{warning.found}; {warning.next}" for warning in loaded.warnings]
     strange = {sentence: None for member in members for sentence in _unusual(member, image.grids, ranges)}
-    warnings += [f"{sentence}; look at the result with care" for sentence in strange]
+    warnings += strange
     return LoadedScan(image=image, geometry=geometry, to_frame=to_frame, warnings=tuple(warnings))
 
 

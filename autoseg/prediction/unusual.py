@@ -44,10 +44,10 @@ def unusual(
         off = own[0] > known.highest_minimum + margin or own[1] < known.lowest_maximum - margin
         beyond = own[0] < known.lowest - margin or own[1] > known.highest + margin
         if scheme not in RELATIVE and (off or beyond):
-            found = f"intensities of channel {channel} go {_range(*own)}"
-            sentences.append(f"{found}; those of training images {_range(known.lowest, known.highest)}")
+            found = f"intensities of channel {channel} are {_range(*own)}"
+            sentences.append(f"{found}; those of training images are {_range(known.lowest, known.highest)}")
     return sentences
 
 
 def _range(low: float, high: float) -> str:
-    return f"from {low:.4g} to {high:.4g}"
+    return f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"

@@ -94,24 +94,24 @@ def test_seen_survives_a_file() -> None:
         ({}, None),
         ({"spacing_mm": (9.0, 0.7, 0.7)}, None),
         ({"spacing_mm": (1.0, 0.7, 0.7)}, None),
-        ({"spacing_mm": (9.01, 0.7, 0.7)}, "spacing along z is 9.01 mm; training images had from 1.5 to 6 mm"),
-        ({"spacing_mm": (0.99, 0.7, 0.7)}, "spacing along z is 0.99 mm; training images had from 1.5 to 6 mm"),
-        ({"spacing_mm": (3.0, 1.36, 0.7)}, "spacing along y is 1.36 mm; training images had from 0.5 to 0.9 mm"),
-        ({"spacing_mm": (3.0, 0.7, 0.33)}, "spacing along x is 0.33 mm; training images had from 0.5 to 0.9 mm"),
+        ({"spacing_mm": (9.01, 0.7, 0.7)}, "spacing along z is 9.01 mm; training images had 1.5 to 6 mm"),
+        ({"spacing_mm": (0.99, 0.7, 0.7)}, "spacing along z is 0.99 mm; training images had 1.5 to 6 mm"),
+        ({"spacing_mm": (3.0, 1.36, 0.7)}, "spacing along y is 1.36 mm; training images had 0.5 to 0.9 mm"),
+        ({"spacing_mm": (3.0, 0.7, 0.33)}, "spacing along x is 0.33 mm; training images had 0.5 to 0.9 mm"),
         ({"extent_mm": (45.0, 100.0, 900.0)}, None),
-        ({"extent_mm": (44.0, 300.0, 300.0)}, "the image measures 44 mm along z; training images measured from 90"),
-        ({"extent_mm": (200.0, 901.0, 300.0)}, "the image measures 901 mm along y; training images measured from 200"),
-        ({"extent_mm": (200.0, 300.0, 99.4)}, "the image measures 99 mm along x; training images measured from 200"),
+        ({"extent_mm": (44.0, 300.0, 300.0)}, "the image measures 44 mm along z; training images measured 90"),
+        ({"extent_mm": (200.0, 901.0, 300.0)}, "the image measures 901 mm along y; training images measured 200"),
+        ({"extent_mm": (200.0, 300.0, 99.4)}, "the image measures 99 mm along x; training images measured 200"),
         # a quarter of 4096 may be missing or too much
         ({"ranges": [(-2048.0, 4096.0)]}, None),
-        ({"ranges": [(-2049.0, 2000.0)]}, "intensities of channel 0 go from -2049 to 2000; those of training images"),
+        ({"ranges": [(-2049.0, 2000.0)]}, "intensities of channel 0 are -2049 to 2000; those of training images"),
         (
             {"ranges": [(-1000.0, 4097.0)]},
-            "channel 0 go from -1000 to 4097; those of training images from -1024 to 307",
+            "channel 0 are -1000 to 4097; those of training images are -1024 to 307",
         ),
         ({"ranges": [(24.0, 176.0)]}, None),
-        ({"ranges": [(25.0, 2000.0)]}, "intensities of channel 0 go from 25 to 2000"),
-        ({"ranges": [(-1000.0, 175.0)]}, "intensities of channel 0 go from -1000 to 175"),
+        ({"ranges": [(25.0, 2000.0)]}, "intensities of channel 0 are 25 to 2000"),
+        ({"ranges": [(-1000.0, 175.0)]}, "intensities of channel 0 are -1000 to 175"),
     ],
 )
 def test_only_what_lies_far_out_is_told(facts: dict[str, Any], sentence: str | None) -> None:
@@ -136,7 +136,7 @@ def test_channels_are_judged_by_themselves() -> None:
     seen = SEEN.model_copy(update={"intensities": [relative, CT, CT]})
     ranges = [(0.0, 1e6), (-1000.0, 2000.0), (0.0, 1e6)]
     found = unusual(seen, **{**USUAL, "ranges": ranges, "normalization": ["zscore", "ct", "ct"]})
-    assert [sentence.partition(" go ")[0] for sentence in found] == ["intensities of channel 2"]
+    assert [sentence.partition(" are ")[0] for sentence in found] == ["intensities of channel 2"]
 
 
 def test_everything_is_told_in_order() -> None:
