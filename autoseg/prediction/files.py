@@ -73,8 +73,9 @@ def predict_cases(
         progress: called with a case's id and the share of its tiles that are done.
 
     Yields:
-        In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences}, or what went wrong: a
-        DataError with all defects of the case, a DeviceError, an OSError. A file from before is gone then.
+        In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences,
+        "files": names of what was written}, or what went wrong: a DataError with all defects of the case, a
+        DeviceError, an OSError. A file from before is gone then.
     """
     settings, started = settings or Settings(), dict.fromkeys(cases, 0.0)
     scheme = members[0].plan.scheme

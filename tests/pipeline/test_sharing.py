@@ -188,7 +188,7 @@ from autoseg.cli import predict
 import autoseg.pipeline.predicting, skimage, scipy.ndimage
 limit = used_memory_gb() + 0.55
 sys.exit(predict.main(["-m", {str(model)!r}, "-i", {str(tmp_path / "large")!r}, "-o", {str(tmp_path / "o")!r},
-                       "--device", "cpu", "--max_memory_gb", str(limit)]))
+                       "--device", "cpu", "--step", "1", "--no_mirroring", "--max_memory_gb", str(limit)]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
