@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -64,3 +67,21 @@ def test_a_full_device_is_told_in_words() -> None:
     found = r"memory of the GPU .*Tried to allocate 2.00 GiB\.\); close something"
     with pytest.raises(DeviceError, match=found), enough_memory("close something"):
         raise torch.cuda.OutOfMemoryError(told)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux")
+def test_kept_memory_can_be_given_back() -> None:
+    code = """
+import torch
+from autoseg.core.workers import used_memory_gb
+from autoseg.nets.device import give_back_freed_memory, keep_freed_memory
+keep_freed_memory()
+blocks = [torch.ones(2_000_000) for _ in range(50)]
+del blocks
+held = used_memory_gb()
+give_back_freed_memory()
+print(held - used_memory_gb())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0.3

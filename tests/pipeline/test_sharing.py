@@ -176,24 +176,6 @@ def test_one_unforeseen_error_does_not_end_the_others(
     assert [failure["case"] for failure in record["failures"]] == ["p"]
 
 
-def test_equal_cases_keep_to_the_same_limit(tmp_path: Path, place: list[str]) -> None:
-    """Memory that the C library holds of earlier cases does not count as used."""
-    for i in range(4):
-        write_image(tmp_path / "large" / f"c{i}_0000.nii.gz", shape=(60, 150, 150))
-    model = tmp_path / "results" / "Dataset900_Toy" / "hand__small"
-    code = f"""
-import sys
-from autoseg.core.workers import used_memory_gb
-from autoseg.cli import predict
-import autoseg.pipeline.predicting, skimage, scipy.ndimage
-limit = used_memory_gb() + 0.55
-sys.exit(predict.main(["-m", {str(model)!r}, "-i", {str(tmp_path / "large")!r}, "-o", {str(tmp_path / "o")!r},
-                       "--device", "cpu", "--step", "1", "--no_mirroring", "--max_memory_gb", str(limit)]))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_damaged_fold_is_not_exported(tmp_path: Path, place: list[str]) -> None:
     weights = tmp_path / "results" / "Dataset900_Toy" / "hand__small" / "fold_1" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-3])

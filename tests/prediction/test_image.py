@@ -12,11 +12,13 @@ from scipy.ndimage import gaussian_filter
 from skimage.transform import resize
 from torch import nn
 
+from autoseg.core.errors import DeviceError
 from autoseg.core.plan import Plan
 from autoseg.nets.build import build_network
 from autoseg.ops.case_transform import prepare
+from autoseg.prediction import image as module
 from autoseg.prediction.ensemble import Ensemble
-from autoseg.prediction.image import predict_image
+from autoseg.prediction.image import Settings, predict_image
 
 MakePlan = Callable[..., Plan]
 CPU = torch.device("cpu")
@@ -184,3 +186,19 @@ def whole_volume(image: np.ndarray, answer: Callable[[torch.Tensor], torch.Tenso
         total[(slice(None), *box)] += (logits[:, None] if len(patch) == 2 else logits) * window
         weight[box] += window
     return total / weight
+
+
+def test_memory_that_the_c_library_holds_is_given_back_before_a_case_is_refused(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [5.0]
+    monkeypatch.setattr(module, "used_memory_gb", lambda: 0.1 + held[0])
+    monkeypatch.setattr(module, "give_back_freed_memory", lambda: held.__setitem__(0, 0.0))
+    plan = make_plan(labels={"background": 0, "dark": 7, "bright": 300})
+    members, limit = [ensemble_for(plan, Thresholds(3))], Settings(max_memory_gb=2)
+    found = predict_image(members, levels(), spacing_mm=(1.0, 1.0, 1.0), settings=limit)
+    assert found.any()
+    held[0] = 5.0
+    monkeypatch.setattr(module, "give_back_freed_memory", lambda: None)
+    with pytest.raises(DeviceError, match="may be used"):
+        predict_image(members, levels(), spacing_mm=(1.0, 1.0, 1.0), settings=limit)
