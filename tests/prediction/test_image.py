@@ -161,9 +161,9 @@ def test_a_real_network_gives_the_labels_of_the_whole_volume_everywhere(
 def random_network(plan: Plan) -> nn.Module:
     torch.manual_seed(0)
     network = build_network(plan.configuration("small").network, n_channels=1, n_outputs=4)
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            nn.init.normal_(module.weight, std=0.2)
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
+            nn.init.normal_(layer.weight, std=0.2)
     return network.eval()
 
 
