@@ -28,7 +28,7 @@ class ProgressDisplay:
 
                 self.bar = tqdm(total=total, initial=done, desc=stage, file=sys.stderr, dynamic_ncols=True, leave=True)
         if self.bar is not None:
-            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.set_postfix_str(text, refresh=done == self.bar.n)
             self.bar.update(done - self.bar.n)
         elif done >= total or time.monotonic() - self.spoken > QUIET_S:
             self.spoken = time.monotonic()

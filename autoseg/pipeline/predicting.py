@@ -111,10 +111,16 @@ def predict(
             continue
         if options.overwrite or not record.holds(scan.id, key=keys[scan.id], files=paths.paths):
             jobs[scan.id] = (scan, paths)
+    n_done = 0
     progress("predict", 0, len(jobs), next(iter(jobs), ""))
     if options.scheduler is None:
         how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=target)
-        results = prediction.predict_cases(members, jobs, how)
+        results = prediction.predict_cases(
+            members,
+            jobs,
+            how,
+            progress=lambda name, share: progress("predict", n_done, len(jobs), f"{name} {share:.0%}"),
+        )
     else:
         results = _on_cluster(models, model_key, jobs, options)
     for n_done, (name, result) in enumerate(results, start=1):
