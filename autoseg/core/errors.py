@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +63,8 @@ class DataError(AutosegError):
     def __reduce__(self) -> tuple[type[DataError], tuple[tuple[Problem, ...]]]:
         # Errors travel from worker processes to the parent; the default would rebuild from the message alone.
         return DataError, (self.problems,)
+
+
+def refuse_file(path: Path, found: str, todo: str) -> NoReturn:
+    """Raise the DataError of a file that belongs to no case."""
+    raise DataError(Problem(case="", file=str(path), found=found, next=todo))

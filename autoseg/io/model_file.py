@@ -10,9 +10,9 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
-from autoseg.core.errors import DataError, Problem
+from autoseg.core.errors import DataError, refuse_file
 from autoseg.core.files import read_json, unsafe_name, whole_file, write_bytes
 from autoseg.core.model_card import FileFacts, ModelCard
 from autoseg.core.records import parse
@@ -59,27 +59,29 @@ def unpack(path: Path, folder: Path) -> ModelCard:
         members = archive.infolist()
         names = [member.filename for member in members]
         if CARD not in names:
-            _refuse(path, f"holds no {CARD}: it is no model file of autoseg", "give what autoseg_export_model wrote")
+            refuse_file(
+                path, f"holds no {CARD}: it is no model file of autoseg", "give what autoseg_export_model wrote"
+            )
         for member in members:
             if found := _defect(member):
-                _refuse(path, f"its member {member.filename!a} {found}; nothing was extracted", AGAIN)
+                refuse_file(path, f"its member {member.filename!a} {found}; nothing was extracted", AGAIN)
         if len({*names}) < len(names):
-            _refuse(path, "holds a member twice; nothing was extracted", AGAIN)
+            refuse_file(path, "holds a member twice; nothing was extracted", AGAIN)
         info = archive.getinfo(CARD)
         if info.file_size > LARGEST_CARD:
-            _refuse(path, f"its card has {info.file_size} bytes; nothing was extracted", AGAIN)
+            refuse_file(path, f"its card has {info.file_size} bytes; nothing was extracted", AGAIN)
         with archive.open(info) as stream:
             write_bytes(folder / CARD, stream.read(LARGEST_CARD))
         card = read_card(folder / CARD, source=f"{path}: {CARD}")
         if strangers := sorted({*names} ^ {CARD, *card.files}):
             what = "is not in its card" if strangers[0] in names else "is missing"
-            _refuse(path, f"{strangers[0]!a} {what}; nothing was extracted", AGAIN)
+            refuse_file(path, f"{strangers[0]!a} {what}; nothing was extracted", AGAIN)
         for name, facts in card.files.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(name) as source, open(target, "wb") as stream:
                 if _copy(source, stream, most=facts.size) != facts:
-                    _refuse(path, f"{name} is not what its card says: it was damaged or changed", AGAIN)
+                    refuse_file(path, f"{name} is not what its card says: it was damaged or changed", AGAIN)
     return card
 
 
@@ -88,7 +90,7 @@ def check(folder: Path) -> ModelCard:
     card = read_card(folder / CARD)
     for name, facts in card.files.items():
         if not (folder / name).is_file() or _facts(folder / name) != facts:
-            _refuse(folder / name, "is missing or not what the card says: it was damaged or changed", AGAIN)
+            refuse_file(folder / name, "is missing or not what the card says: it was damaged or changed", AGAIN)
     return card
 
 
@@ -97,10 +99,10 @@ def read_card(path: Path, *, source: str = "") -> ModelCard:
     card = parse(ModelCard, read_json(path), source=source or path)
     for name in card.files:
         if found := _defect_of_name(name):
-            _refuse(path, f"lists {name!a}, which {found}", AGAIN)
+            refuse_file(path, f"lists {name!a}, which {found}", AGAIN)
     for name in card.configurations:
         if f"{name}/model.json" not in card.files:
-            _refuse(path, f"names {name!a}, which it does not hold", AGAIN)
+            refuse_file(path, f"names {name!a}, which it does not hold", AGAIN)
     return card
 
 
@@ -147,10 +149,6 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except DataError:
         raise
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OverflowError, ValueError) as error:
-        _refuse(path, f"is no intact zip file ({error})", AGAIN)
+        refuse_file(path, f"is no intact zip file ({error})", AGAIN)
     except OSError as error:
-        _refuse(path, f"cannot be read, or its content not written ({error.strerror})", "check path and disk")
-
-
-def _refuse(path: Path, found: str, todo: str) -> NoReturn:
-    raise DataError(Problem(case="", file=str(path), found=found, next=todo))
+        refuse_file(path, f"cannot be read, or its content not written ({error.strerror})", "check path and disk")

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from autoseg.core.errors import DataError, Problem
+from autoseg.core.errors import refuse_file
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def read_peer_checkpoint(path: Path) -> PeerCheckpoint:
     import torch
 
     if not path.is_file():
-        _refuse(path, "does not exist", "check the path; --checkpoint names the file in each fold")
+        refuse_file(path, "does not exist", "check the path; --checkpoint names the file in each fold")
     try:
         with torch.serialization.safe_globals(_numpy_numbers()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the age of the format
@@ -51,10 +51,10 @@ def read_peer_checkpoint(path: Path) -> PeerCheckpoint:
     except pickle.UnpicklingError as error:
         stranger = re.search(r"GLOBAL (\S+)", str(error))
         found = f"holds an object that a model needs not ({stranger[1]})" if stranger else "is damaged"
-        _refuse(path, f"{found}; it was not opened", "ask where the file comes from, or get it again")
+        refuse_file(path, f"{found}; it was not opened", "ask where the file comes from, or get it again")
     except Exception as error:
         # whatever a damaged archive makes the loader raise: EOFError, RuntimeError, KeyError, struct.error, ...
-        _refuse(path, f"is no intact checkpoint ({type(error).__name__})", "copy or download it again")
+        refuse_file(path, f"is no intact checkpoint ({type(error).__name__})", "copy or download it again")
     try:
         tensors, init = value["network_weights"], value["init_args"]
         axes = value.get("inference_allowed_mirroring_axes") or ()
@@ -65,7 +65,7 @@ def read_peer_checkpoint(path: Path) -> PeerCheckpoint:
             mirror_axes=tuple(int(axis) for axis in axes),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
-        _refuse(path, "is no checkpoint of nnU-Net v2", "give the results folder of a model that nnU-Net trained")
+        refuse_file(path, "is no checkpoint of nnU-Net v2", "give the results folder of a model that nnU-Net trained")
 
 
 def _tensor(value: Any) -> torch.Tensor:
@@ -107,7 +107,7 @@ def own_names(tensors: dict[str, torch.Tensor], *, path: Path) -> dict[str, torc
         own = _own_name(name)
         if own is None:
             found = f"holds '{name}', which neither a plain nor a residual encoder U-Net has"
-            _refuse(path, found, "its network is one of its own: predict with nnU-Net")
+            refuse_file(path, found, "its network is one of its own: predict with nnU-Net")
         named[own] = tensor
     for own in [*named]:
         bias = own.removesuffix("weight") + "bias"
@@ -168,9 +168,5 @@ def fold_checkpoints(folder: Path, *, name: str, folds: Iterable[str] | None) ->
     missing = [fold for fold in wanted if fold not in there]
     if missing or not wanted:
         what = f"fold {', '.join(missing)} has no {name}" if missing else f"no fold holds a {name}"
-        _refuse(folder, f"{what} (folds with one: {', '.join(there) or 'none'})", "give another fold or --checkpoint")
+        refuse_file(folder, f"{what} (there: {', '.join(there) or 'none'})", "give another fold or --checkpoint")
     return {fold: there[fold] for fold in wanted}
-
-
-def _refuse(path: Path, found: str, todo: str) -> NoReturn:
-    raise DataError(Problem(case="", file=str(path), found=found, next=todo))

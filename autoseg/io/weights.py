@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from autoseg.core.errors import DataError, Problem
+from autoseg.core.errors import refuse_file
 from autoseg.core.files import whole_file
 
 if TYPE_CHECKING:
@@ -44,29 +44,25 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        _refuse(path, "does not exist", "check the path, or train first")
+        refuse_file(path, "does not exist", "check the path, or train first")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-        _refuse(path, f"is no intact safetensors file ({error})", "copy or export the model again")
+        refuse_file(path, f"is no intact safetensors file ({error})", "copy or export the model again")
     text = metadata.get(METADATA_KEY)
     if text is None:
-        _refuse(path, "was not written by autoseg", "give the weights of a model that autoseg trained")
+        refuse_file(path, "was not written by autoseg", "give the weights of a model that autoseg trained")
     if len(text) > MOST_FACTS_BYTES:
-        _refuse(path, f"carries {len(text)} bytes of facts", "copy or export the model again")
+        refuse_file(path, f"carries {len(text)} bytes of facts", "copy or export the model again")
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:
-        _refuse(path, f"carries facts that are no JSON ({error})", "copy or export the model again")
+        refuse_file(path, f"carries facts that are no JSON ({error})", "copy or export the model again")
     if not isinstance(facts, dict):
-        _refuse(path, "carries facts that are no JSON object", "copy or export the model again")
+        refuse_file(path, "carries facts that are no JSON object", "copy or export the model again")
     return tensors, facts
-
-
-def _refuse(path: Path, found: str, todo: str) -> NoReturn:
-    raise DataError(Problem(case="", file=str(path), found=found, next=todo))
 
 
 def weights_of_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -113,7 +113,7 @@ def import_model(
         if source.is_file():
             card = model_file.unpack(source, staging)
         elif (source / PLANS).is_file():
-            card = _from_peer(source, staging, folds=folds, checkpoint=checkpoint, words=words)
+            main, card = _from_peer(source, staging, folds=folds, checkpoint=checkpoint), None
         elif (source / model_file.CARD).is_file():
             card = model_file.check(source)
             for name in card.files:
@@ -122,13 +122,12 @@ def import_model(
         else:
             todo = "give what autoseg_export_model wrote, or the folder of nnU-Net that holds plans.json and fold_0"
             raise UsageError(f"{source} is no model file and no results folder of nnU-Net v2; {todo}")
-        told = {"name": words.name, "description": words.description, "licence": words.licence}
-        card = card.with_changes(**{key: text for key, text in told.items() if text})
+        names = [main] if card is None else card.configurations
         # loading them is the check: every tensor there, everything fits
-        prediction.load_members(
-            [staging / name for name in card.configurations], folds=None, device=choose_device("cpu")
-        )
-        return _finish(staging, target, card)
+        members = prediction.load_members([staging / name for name in names], folds=None, device=choose_device("cpu"))
+        told = {"name": words.name, "description": words.description, "licence": words.licence}
+        card = card or _card(members[0], main=names, words=words, scores={})
+        return _finish(staging, target, card.with_changes(**{key: text for key, text in told.items() if text}))
 
 
 @contextmanager
@@ -236,8 +235,11 @@ def _card(
     )
 
 
-def _from_peer(source: Path, staging: Path, *, folds: Sequence[str] | None, checkpoint: str, words: Words) -> ModelCard:
-    """Translate a results folder of nnU-Net v2, a cascade's with that of its first stage, which lies beside it."""
+def _from_peer(source: Path, staging: Path, *, folds: Sequence[str] | None, checkpoint: str) -> str:
+    """Translate a results folder of nnU-Net v2, a cascade's with that of its first stage, which lies beside it.
+
+    Returns the name of the folder that it became.
+    """
     folder = source.resolve()
     files = fold_checkpoints(folder, name=checkpoint, folds=folds)
     first = read_peer_checkpoint(next(iter(files.values())))
@@ -261,9 +263,7 @@ def _from_peer(source: Path, staging: Path, *, folds: Sequence[str] | None, chec
             opened = loaded if path == next(iter(files.values())) else read_peer_checkpoint(path)
             facts = {"autoseg_version": __version__, "origin": origin}
             save_weights(own / path.parent.name / WEIGHTS, own_names(opened.tensors, path=path), facts=facts)
-    main = f"{plan.planner}__{first.configuration}"
-    member = prediction.load_ensemble(staging / main, folds=None, device=choose_device("cpu"))
-    return _card(member, main=[main], words=words, scores={})
+    return f"{plan.planner}__{first.configuration}"
 
 
 def _peer_seen(folder: Path) -> Seen | None:
