@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from autoseg.pipeline import Together
@@ -29,6 +29,18 @@ def this_process() -> Together | None:
 def is_first() -> bool:
     """Whether this process speaks for all: it was not started by torchrun, or is the first that was."""
     return this_process() is None or os.environ["RANK"] == "0"
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, which torchrun has started, with an exit code and without taking the interpreter apart.
+
+    The threads of gloo stay after DistributedDataParallel was used, whatever is destroyed before. One that still holds
+    a tensor while the interpreter is taken apart aborts the process (https://github.com/pytorch/pytorch/pull/179291),
+    and a training that is done would be reported as failed.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextmanager

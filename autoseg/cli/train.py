@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     n = parser.parse_args(words).gpus
     if n is not None and n > 1 and together.this_process() is None:
         return together.start(n, words)
-    return run(parser, _act, words)
+    code = run(parser, _act, words)
+    if together.this_process() is not None:
+        together.leave(code)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -127,6 +127,26 @@ def test_one_fold_on_two_processes_speaks_with_one_voice(workspace: Path) -> Non
     assert "Traceback" not in prose
 
 
+def test_one_of_several_processes_ends_without_taking_the_interpreter_apart(workspace: Path) -> None:
+    program = (
+        "import atexit, os, sys; atexit.register(os.abort); from autoseg.cli import train; train.main(sys.argv[1:])"
+    )
+    argv = command(workspace, "wrong", "-f", "9")
+    place = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        place["MASTER_PORT"] = str(listener.getsockname()[1])
+    done = subprocess.run(
+        [sys.executable, "-c", program, *argv, "--device", "cpu"],
+        env={**os.environ, **place},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "there is no fold 9" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [(["-f", "9"], "there is no fold 9; choose from 0, 1, 2, all"), (["--set", "epoch=1"], "epoch")],

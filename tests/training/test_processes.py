@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from autoseg.cli.together import leave
 from autoseg.core.errors import Interrupted
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
@@ -47,6 +48,8 @@ def _joined(rank: int, port: int, function: Callable[..., None], *arguments: Any
     with processes.together(torch.device("cpu"), n_here=N):
         torch.set_num_threads(1)
         function(rank, *arguments)
+    leave(0)
+    leave(0)
 
 
 def batch_of_four() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
