@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from autoseg.aftercare.choice import find_best_configuration
-from autoseg.aftercare.delivery import postprocess, submit
+from autoseg.aftercare.delivery import ensemble, postprocess, submit
 from autoseg.aftercare.overview import report
 from autoseg.aftercare.state import ConfigurationStatus, FoldStatus, status
 
 __all__ = [
     "ConfigurationStatus",
     "FoldStatus",
+    "ensemble",
     "find_best_configuration",
     "postprocess",
     "report",

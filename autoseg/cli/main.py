@@ -12,6 +12,7 @@ COMMANDS = {
     "predict": "segment new images",
     "evaluate": "score predictions",
     "find_best_configuration": "choose configuration and postprocessing from the cross-validation",
+    "ensemble": "average stored probabilities of several predictions",
     "postprocess": "apply the chosen postprocessing",
     "export_model": "write a trained model into one file",
     "import_model": "check a model file, or translate a model of nnU-Net",

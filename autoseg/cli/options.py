@@ -6,6 +6,7 @@ import argparse
 import importlib
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,16 @@ def add_dataset(parser: argparse.ArgumentParser, *, required: bool = True) -> No
     parser.add_argument("--workspace", type=Path, metavar="DIR", help="holds raw/, preprocessed/ and results/")
     for part in ("raw", "preprocessed", "results"):
         parser.add_argument(f"--{part}", type=Path, metavar="DIR", help=f"places {part}/ elsewhere")
+
+
+def check_target(target: Path, sources: Sequence[Path]) -> None:
+    """Raises UsageError when the output folder is an input folder, or no folder."""
+    from autoseg.core.errors import UsageError
+
+    if target.resolve() in {source.resolve() for source in sources}:
+        raise UsageError("the output folder is the input folder; give another one with -o")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file; give a folder with -o")
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

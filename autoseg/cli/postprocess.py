@@ -31,10 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.core.errors import UsageError
 
-    if args.target.resolve() == args.source.resolve():
-        raise UsageError("the output folder is the input folder; give another one with -o")
-    if args.target.exists() and not args.target.is_dir():
-        raise UsageError(f"{args.target} is a file; give a folder with -o")
+    options.check_target(args.target, [args.source])
     if not args.strategy.is_file():
         raise UsageError(f"there is no {args.strategy}; autoseg_find_best_configuration writes it")
     from autoseg.aftercare import postprocess

@@ -116,13 +116,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         raise UsageError("give the data set with -d, or a model folder with -m")
     if not 0 < args.step <= 1:
         raise UsageError(f"--step is {args.step}; give a number above 0, at most 1")
-    if args.target.resolve() in (
-        args.source.resolve(),
-        args.source.resolve().parent if args.source.is_file() else None,
-    ):
-        raise UsageError("the output folder is the input folder; give another one with -o")
-    if args.target.exists() and not args.target.is_dir():
-        raise UsageError(f"{args.target} is a file; give a folder with -o")
+    options.check_target(args.target, [args.source.parent if args.source.is_file() else args.source])
     part = _part(args.part)
     options.load_plugin(args)
     from autoseg.nets.device import choose_device

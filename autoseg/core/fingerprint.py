@@ -43,6 +43,8 @@ class Seen(Record):
     spacing_mm: list[tuple[float, float]] = Field(min_length=3, max_length=3)
     extent_mm: list[tuple[float, float]] = Field(min_length=3, max_length=3)
     intensities: list[SeenIntensities] = Field(default_factory=list)
+    orientations: list[str] = Field(default_factory=list)  # see Orientation.code
+    largest_tilt_deg: float | None = None
 
 
 class Fingerprint(Record):
@@ -55,6 +57,8 @@ class Fingerprint(Record):
     cases: list[str] = Field(default_factory=list)
     absent_labels: dict[str, list[str]] = Field(default_factory=dict)  # of the cases that lack any
     ranges: dict[str, list[tuple[float, float]]] = Field(default_factory=dict)  # lowest, highest per channel and case
+    orientations: list[str] = Field(default_factory=list)  # how each image is stored, as LPS
+    tilts_deg: list[float] = Field(default_factory=list)  # and how far its axes are from the patient's
     labels: dict[str, LabelStatistics] = Field(default_factory=dict)
     key: str = ""
 
@@ -76,6 +80,8 @@ class Fingerprint(Record):
             spacing_mm=[(min(axis), max(axis)) for axis in zip(*self.spacings, strict=True)],
             extent_mm=[(min(axis), max(axis)) for axis in zip(*extents, strict=True)],
             intensities=intensities,
+            orientations=sorted(set(self.orientations)),
+            largest_tilt_deg=max(self.tilts_deg, default=None),
         )
 
     @model_validator(mode="after")

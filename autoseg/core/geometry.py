@@ -36,6 +36,14 @@ class Orientation:
         return stored
 
     @property
+    def code(self) -> str:
+        """Where the stored axes point, that of x first: LPS is to the left, the back, the head."""
+        letters = ["", "", ""]
+        for axis, flip, ends in zip(self.axes, self.flipped, ("SI", "PA", "LR"), strict=True):
+            letters[2 - axis] = ends[int(flip)]
+        return "".join(letters)
+
+    @property
     def inverse(self) -> Orientation:
         """The orientation whose `apply` is this one's `undo`."""
         back = tuple(int(axis) for axis in np.argsort(self.axes))
@@ -113,6 +121,12 @@ class Geometry:
     @property
     def _matrix(self) -> NDArray[np.float64]:
         return np.array(self.direction, dtype=np.float64).reshape(3, 3)
+
+    @property
+    def tilt_deg(self) -> float:
+        """The largest angle between an axis of the voxels and the axis of the patient that it is nearest to."""
+        nearest = np.abs(self._matrix).max(axis=0)
+        return float(np.degrees(np.arccos(min(1.0, nearest.min()))))
 
     @property
     def voxel_volume_ml(self) -> float:

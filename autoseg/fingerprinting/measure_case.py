@@ -17,7 +17,7 @@ from autoseg.fingerprinting.duplicates import signature
 from autoseg.io.images import read_case, with_data_files
 from autoseg.ops.crop import bounding_box, crop, nonzero_mask
 
-MEASURE_VERSION = 4
+MEASURE_VERSION = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class CaseMeasure:
     `samples` holds foreground intensities, float32 (C, n), of `n_foreground` voxels as many as were asked
     for; the ignore label is no foreground. `labels` maps a name to (volume in ml, millimetres from the image
     centre towards the patient's left). `ranges` are the lowest and highest intensity of each channel of the
-    whole image; `signature` tells images that are nearly the same (see duplicates.py).
+    whole image; `orientation` is how the image is stored, `tilt_deg` how far its axes are from the patient's;
+    `signature` tells images that are nearly the same (see duplicates.py).
     """
 
     key: str
@@ -48,6 +49,8 @@ class CaseMeasure:
     warnings: tuple[Problem, ...]
     n_foreground: int
     ranges: tuple[tuple[float, float], ...]
+    orientation: str
+    tilt_deg: float
     samples: NDArray[np.float32]
     signature: NDArray[np.float32]
 
@@ -78,6 +81,8 @@ def measure_case(job: MeasureJob) -> bool:
         warnings=loaded.warnings,
         n_foreground=int(np.count_nonzero(foreground)),
         ranges=tuple((float(channel.min()), float(channel.max())) for channel in loaded.image),
+        orientation=loaded.geometry.orientation.code,
+        tilt_deg=round(loaded.geometry.tilt_deg, 3),
         samples=_sample(image, foreground, job.max_samples),
         signature=signature(loaded.image),
     )
@@ -130,6 +135,8 @@ def _save(path: Path, measure: CaseMeasure) -> None:
         "warnings": [vars(warning) for warning in measure.warnings],
         "n_foreground": measure.n_foreground,
         "ranges": measure.ranges,
+        "orientation": measure.orientation,
+        "tilt_deg": measure.tilt_deg,
     }
     text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
     with whole_file(path) as temporary, open(temporary, "wb") as stream:
@@ -149,6 +156,8 @@ def _load(path: Path) -> CaseMeasure | None:
             warnings=tuple(Problem(**warning) for warning in facts["warnings"]),
             n_foreground=facts["n_foreground"],
             ranges=tuple((low, high) for low, high in facts["ranges"]),
+            orientation=facts["orientation"],
+            tilt_deg=facts["tilt_deg"],
             samples=samples,
             signature=mark,
         )

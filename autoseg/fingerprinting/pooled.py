@@ -37,6 +37,8 @@ def pooled(measures: dict[str, CaseMeasure]) -> Fingerprint:
         cases=cases,
         absent_labels=_absent_labels(measures),
         ranges={str(c): [measures[case].ranges[c] for case in cases] for c in range(n_channels)},
+        orientations=[measure.orientation for measure in ordered],
+        tilts_deg=[measure.tilt_deg for measure in ordered],
         labels=_label_statistics(ordered),
         key=content_key([measure.key for measure in ordered]),
     )

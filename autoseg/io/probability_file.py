@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import whole_file
 from autoseg.core.geometry import Orientation
+from autoseg.core.labels import LabelScheme
 from autoseg.io.plain_array import open_plain_array
 
 LEVELS = 255
@@ -36,8 +38,7 @@ class ProbabilityFile:
         self,
         path: Path,
         *,
-        outputs: Sequence[str],
-        exclusive: bool,
+        scheme: LabelScheme,
         shape: tuple[int, int, int],
         box: tuple[tuple[int, int], ...],
         orientation: Orientation,
@@ -46,17 +47,16 @@ class ProbabilityFile:
 
         Args:
             path: ends in .b2nd.
-            outputs: a name per channel of the probabilities.
-            exclusive: whether they add up to 1, the first channel being the background.
+            scheme: what the outputs stand for; written into the file, which thus needs no other to be understood.
             shape: (Z, Y, X) as the image file stores it.
             box: per axis of the rows (start, stop) of the region that `add` will give; the rest is background.
             orientation: from the stored array to the axes of the rows.
         """
-        self._path, self._outputs, self._exclusive = path, list(outputs), exclusive
+        self._path, self._scheme = path, scheme
         self._shape, self._box, self._orientation = shape, box, orientation
         self._rows: list[NDArray[np.uint8]] = []
         self._next = box[0][0]
-        plane = len(outputs) * int(np.prod([stop - start for start, stop in box[1:]]))
+        plane = scheme.n_outputs * int(np.prod([stop - start for start, stop in box[1:]]))
         self._thickness = max(1, min(32, SLAB_BYTES // max(1, plane)))
 
     def __enter__(self) -> ProbabilityFile:
@@ -75,17 +75,22 @@ class ProbabilityFile:
         chunks = [1, *(min(n, 64) for n in self._shape)]
         chunks[1 + along] = min(self._shape[along], self._thickness)
         self._array: Any = blosc2.zeros(
-            (len(self._outputs), *self._shape),
+            (self._scheme.n_outputs, *self._shape),
             dtype=np.uint8,
             chunks=tuple(chunks),
             urlpath=str(temporary),
             mode="w",
             cparams=COMPRESSION,
         )
-        kind = "exclusive" if self._exclusive else "independent"
-        self._array.schunk.vlmeta[MEMBER] = {"outputs": self._outputs, "kind": kind, "levels": LEVELS}
+        declared = self._scheme.declared
+        self._array.schunk.vlmeta[MEMBER] = {
+            "outputs": [*self._scheme.outputs],
+            "labels": {name: value if isinstance(value, int) else [*value] for name, value in declared.items()},
+            "regions_class_order": [*self._scheme.regions_class_order],
+            "levels": LEVELS,
+        }
         inside = tuple(stop - start for start, stop in self._box)
-        if self._exclusive and inside != tuple(self._shape[axis] for axis in self._orientation.axes):
+        if not self._scheme.has_regions and inside != tuple(self._shape[axis] for axis in self._orientation.axes):
             self._array[0:1] = np.full((1, *self._shape), LEVELS, dtype=np.uint8)
 
     @contextmanager
@@ -127,8 +132,44 @@ class ProbabilityFile:
             self._array[(slice(None), *place)] = stored
 
 
-def read_probabilities(path: Path) -> tuple[NDArray[np.float32], list[str]]:
-    """Probabilities float32 (n_outputs, Z, Y, X) of a file, and the names of the outputs.
+@dataclass(frozen=True, kw_only=True)
+class StoredProbabilities:
+    """An open file of probabilities: `levels` are uint8 (n_outputs, Z, Y, X) as its image is stored, read in parts."""
+
+    path: Path
+    scheme: LabelScheme
+    levels: Any
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(Z, Y, X) of the image."""
+        return tuple(self.levels.shape[1:])
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The axis along which the file was written, and how many rows a chunk of it holds."""
+        thickness = [chunk / size for chunk, size in zip(self.levels.chunks[1:], self.shape, strict=True)]
+        axis = int(np.argmin(thickness))
+        return axis, int(self.levels.chunks[1 + axis])
+
+    def block(self, axis: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """Levels of some rows along an axis. Raises DataError: they are damaged."""
+        part = (slice(None),) * (1 + axis) + (slice(start, stop),)
+        try:
+            levels: NDArray[np.uint8] = self.levels[part]
+        except Exception as error:  # as for opening: damaged bytes make Blosc2 raise whatever
+            _refuse(self.path, f"is no intact file of probabilities ({error})")
+        return levels
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """All of them, float32 (n_outputs, Z, Y, X). Raises DataError: they are damaged."""
+        scaled: NDArray[np.float32] = self.block(0, 0, self.shape[0]).astype(np.float32) / np.float32(LEVELS)
+        return scaled
+
+
+def open_probabilities(path: Path) -> StoredProbabilities:
+    """Open what a ProbabilityFile has written.
 
     Raises:
         DataError: the file is missing, damaged or something else.
@@ -138,12 +179,19 @@ def read_probabilities(path: Path) -> tuple[NDArray[np.float32], list[str]]:
     try:
         array = open_plain_array(path)
         facts = array.schunk.vlmeta[MEMBER]
-        names = [str(name) for name in facts["outputs"]]
-        if array.dtype != np.uint8 or array.ndim != 4 or len(names) != array.shape[0] or facts["levels"] != LEVELS:
+        scheme = LabelScheme(
+            declared={
+                str(name): int(value) if isinstance(value, int) else tuple(int(v) for v in value)
+                for name, value in facts["labels"].items()
+            },
+            regions_class_order=tuple(int(value) for value in facts["regions_class_order"]),
+        )
+        fits = len(scheme.outputs) == scheme.n_outputs == array.shape[0] and array.ndim == 4
+        if array.dtype != np.uint8 or not fits or facts["levels"] != LEVELS:
             raise ValueError("it holds other numbers")
-        return array[:].astype(np.float32) / LEVELS, names
-    except Exception as error:  # as for opening: damaged bytes make Blosc2 raise whatever
+    except Exception as error:  # damaged bytes make Blosc2 raise whatever
         _refuse(path, f"is no intact file of probabilities ({error})")
+    return StoredProbabilities(path=path, scheme=scheme, levels=array)
 
 
 def _refuse(path: Path, found: str) -> NoReturn:

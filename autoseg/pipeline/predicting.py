@@ -102,7 +102,7 @@ def predict(
     for scan in scans:
         paths = prediction.Target(
             labels=target / f"{scan.id}{ending}",
-            probabilities=target / f"{scan.id}_probabilities.b2nd" if options.probabilities else None,
+            probabilities=target / f"{scan.id}{prediction.PROBABILITIES}" if options.probabilities else None,
         )
         try:
             keys[scan.id] = content_key(model_key, files=scan.files)

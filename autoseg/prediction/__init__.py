@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from autoseg.prediction.ensemble import Ensemble, load_ensemble, load_members
-from autoseg.prediction.files import PredictionRecord, Target, asked_cases, predict_cases
+from autoseg.prediction.files import PROBABILITIES, PredictionRecord, Target, asked_cases, predict_cases
 from autoseg.prediction.image import Settings, predict_image
 from autoseg.prediction.loaded import LoadedScan, prepare_scan, segment_scan
 from autoseg.prediction.overlap import overlapped
 from autoseg.prediction.scans import DICOM_SEG, Scan, find_scans
+from autoseg.prediction.stored import StoredCase, ensemble_stored
 
 __all__ = [
     "DICOM_SEG",
+    "PROBABILITIES",
     "Ensemble",
     "LoadedScan",
     "PredictionRecord",
     "Scan",
     "Settings",
+    "StoredCase",
     "Target",
     "asked_cases",
+    "ensemble_stored",
     "find_scans",
     "load_ensemble",
     "load_members",

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import read_json, write_json
 from autoseg.core.geometry import Geometry
-from autoseg.core.labels import LabelScheme
 from autoseg.io.probability_file import ProbabilityFile
 from autoseg.prediction.ensemble import Ensemble
 from autoseg.prediction.image import Settings
@@ -27,6 +26,7 @@ from autoseg.prediction.scans import Scan
 
 log = logging.getLogger(__name__)
 RECORD = "prediction.json"
+PROBABILITIES = "_probabilities.b2nd"  # a case's file of probabilities is its id and this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def predict_cases(
     def finish(name: str, made: Segmented) -> dict[str, Any]:
         case, target = cases[name]
         case.write_labels(target.labels, made.labels, names=scheme.names_of_values, model=members[0].plan.dataset)
-        volumes = _volumes_ml(made.labels, scheme, made.geometry)
+        volumes = scheme.volumes_ml(made.labels, voxel_ml=made.geometry.voxel_volume_ml)
         seconds = round(time.monotonic() - started[name], 3)
         files = [path.name for path in target.paths]
         return {"seconds": seconds, "volumes_ml": volumes, "warnings": [*made.warnings], "files": files}
@@ -125,11 +125,9 @@ def _segment(
     """Labels (Z, Y, X) in canonical orientation; probabilities are written on the way."""
     if target.probabilities is None:
         return segment_scan(members, scan, settings, progress=progress, planned=planned)
-    scheme = members[0].plan.scheme
     with ProbabilityFile(
         target.probabilities,
-        outputs=[*scheme.outputs],
-        exclusive=not scheme.has_regions,
+        scheme=members[0].plan.scheme,
         shape=scan.geometry.shape,
         box=scan.image.grids.box,
         orientation=scan.to_rows,
@@ -142,15 +140,6 @@ def _segment(
             planned=planned,
             on_probabilities=lambda row, block: file.add(block.cpu().numpy()),
         )
-
-
-def _volumes_ml(labels: NDArray, scheme: LabelScheme, geometry: Geometry) -> dict[str, float]:
-    """Volume of each structure in a segmentation (Z, Y, X) of file values."""
-    counts = np.zeros(max((*scheme.values, *scheme.regions_class_order)) + 1, dtype=np.int64)
-    for plane in labels:  # one by one: bincount takes 8 bytes per voxel
-        counts += np.bincount(plane.ravel(), minlength=len(counts))
-    ml = geometry.voxel_volume_ml
-    return {name: round(float(counts[list(v)].sum()) * ml, 4) for name, v in scheme.foreground.items()}
 
 
 def asked_cases(folder: Path) -> set[str] | None:

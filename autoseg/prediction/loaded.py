@@ -54,7 +54,7 @@ def prepare_scan(members: Sequence[Ensemble], loaded: LoadedCase) -> LoadedScan:
     image = prepare_image(members, from_canonical.apply(loaded.image), spacing_mm=spacing_mm)  # type: ignore[arg-type]
     ranges = [(float(channel.min()), float(channel.max())) for channel in loaded.image]
     warnings = [f"{warning.found}; {warning.next}" for warning in loaded.warnings]
-    strange = {sentence: None for member in members for sentence in _unusual(member, image.grids, ranges)}
+    strange = {sentence: None for member in members for sentence in _unusual(member, image.grids, geometry, ranges)}
     warnings += strange
     return LoadedScan(image=image, geometry=geometry, to_frame=to_frame, warnings=tuple(warnings))
 
@@ -76,7 +76,7 @@ def segment_scan(
     return canonical
 
 
-def _unusual(member: Ensemble, grids: Grids, ranges: Sequence[tuple[float, float]]) -> list[str]:
+def _unusual(member: Ensemble, grids: Grids, geometry: Geometry, ranges: Sequence[tuple[float, float]]) -> list[str]:
     if member.seen is None:
         return []
     backward = member.plan.transpose_backward
@@ -86,5 +86,7 @@ def _unusual(member: Ensemble, grids: Grids, ranges: Sequence[tuple[float, float
         spacing_mm=spacing_mm,
         extent_mm=[grids.cropped_shape[axis] * mm for axis, mm in zip(backward, spacing_mm, strict=True)],
         ranges=ranges,
+        orientation=geometry.orientation.code,
+        tilt_deg=geometry.tilt_deg,
         normalization=member.configuration.normalization,
     )

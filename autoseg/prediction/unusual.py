@@ -10,6 +10,7 @@ from autoseg.core.fingerprint import Seen
 SPACING_FACTOR = 1.5
 EXTENT_FACTOR = 2.0
 RANGE_SHARE = 0.25  # of the range of intensities that was seen
+TILT_MARGIN_DEG = 15.0
 AXES = ("z", "y", "x")
 RELATIVE = ("zscore", "rescale_0_1")  # normalised by the image itself: its scale of intensities means nothing
 
@@ -20,6 +21,8 @@ def unusual(
     spacing_mm: Sequence[float],
     extent_mm: Sequence[float],
     ranges: Sequence[tuple[float, float]],
+    orientation: str,
+    tilt_deg: float,
     normalization: Sequence[str],
 ) -> list[str]:
     """One sentence per property that lies outside of what the training images had.
@@ -29,6 +32,8 @@ def unusual(
         spacing_mm: (z, y, x) of the image.
         extent_mm: size of its nonzero region, (z, y, x).
         ranges: lowest and highest intensity of each channel.
+        orientation: how the image is stored, as LPS.
+        tilt_deg: how far its axes are from the patient's.
         normalization: of each channel, by the plan.
     """
     sentences = []
@@ -46,6 +51,12 @@ def unusual(
         if scheme not in RELATIVE and (off or beyond):
             found = f"intensities of channel {channel} are {_range(*own)}"
             sentences.append(f"{found}; those of training images are {_range(known.lowest, known.highest)}")
+    if seen.orientations and orientation not in seen.orientations:
+        found = f"the image is stored as {orientation}, training images as {', '.join(seen.orientations)}"
+        sentences.append(f"{found}; it is turned as its header says, so see that this is true")
+    if seen.largest_tilt_deg is not None and tilt_deg > seen.largest_tilt_deg + TILT_MARGIN_DEG:
+        found = f"the image's axes are tilted by {tilt_deg:.0f} degrees"
+        sentences.append(f"{found}; those of training images by up to {seen.largest_tilt_deg:.0f}")
     return sentences
 
 

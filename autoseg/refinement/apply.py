@@ -60,5 +60,4 @@ def apply_to_file(job: FileJob) -> dict[str, float]:
     labels, geometry = read_label_volume(job.source, case=job.case, labels=scheme)
     result = apply(job.strategy, labels, scheme=scheme)
     write_labels(job.target, result, like=job.source)
-    counts = {name: np.count_nonzero(scheme.mask(result, name)) for name in scheme.foreground}
-    return {name: round(count * geometry.voxel_volume_ml, 4) for name, count in counts.items()}
+    return scheme.volumes_ml(result, voxel_ml=geometry.voxel_volume_ml)

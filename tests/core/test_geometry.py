@@ -251,3 +251,19 @@ def test_a_geometry_travels_between_processes():
     assert copy == BASE
     assert copy.canonical == BASE.canonical
     assert hash(copy) == hash(BASE)
+
+
+@pytest.mark.parametrize("matrix", SIGNED_PERMUTATIONS)
+def test_the_code_of_an_orientation_is_that_of_simpleitk(matrix):
+    direction = tuple(float(value) for value in np.ravel(matrix))
+    geometry = Geometry(shape=(3, 4, 5), spacing_mm=(1.0, 1.0, 1.0), direction=direction)
+    expected = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction)
+    assert geometry.orientation.code == expected
+    assert geometry.tilt_deg == 0.0
+
+
+@pytest.mark.parametrize(("axis", "degrees"), [("x", 7.0), ("y", -30.0), ("z", 44.0), ("z", 80.0)])
+def test_the_tilt_is_the_angle_to_the_nearest_axis(axis, degrees):
+    direction = tuple(Rotation.from_euler(axis, degrees, degrees=True).as_matrix().ravel())
+    geometry = Geometry(shape=(3, 4, 5), spacing_mm=(1.0, 1.0, 1.0), direction=direction)
+    assert geometry.tilt_deg == pytest.approx(min(abs(degrees), 90 - abs(degrees)))

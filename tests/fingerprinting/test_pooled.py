@@ -26,6 +26,8 @@ def measure(key: str, samples: np.ndarray, **changes: object) -> CaseMeasure:
         "warnings": (),
         "n_foreground": samples.shape[1],
         "ranges": tuple((0.0, 9.0 + c) for c in range(len(samples))),
+        "orientation": "LPS",
+        "tilt_deg": 0.0,
         "samples": samples.astype(np.float32),
         "signature": np.zeros(8, dtype=np.float32),
     }

@@ -15,7 +15,7 @@ from autoseg.core.errors import DataError
 from autoseg.io import plain_array
 from autoseg.io.case_store import StageStore
 from autoseg.io.plain_array import open_plain_array
-from autoseg.io.probability_file import read_probabilities
+from autoseg.io.probability_file import open_probabilities
 
 NUMBERS = np.arange(60.0).reshape(3, 4, 5)
 STORED = {"codec": blosc2.Codec.LZ4, "clevel": 0}  # bytes as they are
@@ -82,7 +82,7 @@ def test_what_would_be_run_is_never_opened(tmp_path: Path, opened: list[str], ma
     with pytest.raises(ValueError, match="something to be run"):
         open_plain_array(path)
     with pytest.raises(DataError, match="something to be run"):
-        read_probabilities(path)
+        open_probabilities(path)
     path.rename(tmp_path / "case.segmentation.b2nd")
     with pytest.raises(DataError, match="something to be run"):
         StageStore(tmp_path).open("case")

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from autoseg.core.errors import DataError
 from autoseg.core.geometry import Orientation
+from autoseg.core.labels import LabelScheme
 from autoseg.io import probability_file
-from autoseg.io.probability_file import LARGEST_ERROR, ProbabilityFile, read_probabilities
+from autoseg.io.probability_file import LARGEST_ERROR, ProbabilityFile, open_probabilities
 
 STORED = Orientation(axes=(0, 1, 2), flipped=(False, False, False))
 ORIENTATIONS = [
@@ -29,6 +30,14 @@ ORIENTATIONS = [
 ]
 FLOAT32_ROUNDING = 1e-7  # of a number up to 1
 Box = tuple[tuple[int, int], ...]
+
+
+def scheme_of(n_outputs: int, *, exclusive: bool) -> LabelScheme:
+    """Labels with so many outputs: a background and labels, or regions."""
+    if exclusive:
+        return LabelScheme(declared={"background": 0, **{f"label {i}": 3 * i for i in range(1, n_outputs)}})
+    regions = {f"region {i}": (i + 1, 99) for i in range(n_outputs)}
+    return LabelScheme(declared={"background": 0, **regions}, regions_class_order=tuple(range(1, n_outputs + 1)))
 
 
 def draw(n_outputs: int, size: Sequence[int], *, exclusive: bool, seed: int = 0) -> NDArray[np.float32]:
@@ -54,8 +63,7 @@ def write(
     """Write rows in blocks of the given sizes, and what is left in one block."""
     with ProbabilityFile(
         path,
-        outputs=[f"output {i}" for i in range(len(inside))],
-        exclusive=exclusive,
+        scheme=scheme_of(len(inside), exclusive=exclusive),
         shape=tuple(shape),  # type: ignore[arg-type]
         box=box,
         orientation=orientation,
@@ -80,10 +88,15 @@ def expected(
 
 
 def check(path: Path, truth: NDArray[np.float32]) -> None:
-    found, names = read_probabilities(path)
+    stored = open_probabilities(path)
+    found = stored.probabilities
+    assert stored.scheme in [scheme_of(len(truth), exclusive=exclusive) for exclusive in (True, False)]
+    assert stored.shape == truth.shape[1:]
+    axis, thickness = stored.rows
+    parts = [stored.block(axis, at, at + thickness) for at in range(0, stored.shape[axis], thickness)]
+    assert np.array_equal(np.concatenate(parts, axis=1 + axis), np.rint(found * 255).astype(np.uint8))
     assert found.dtype == np.float32
     assert found.shape == truth.shape
-    assert names == [f"output {i}" for i in range(len(truth))]
     assert np.abs(found.astype(np.float64) - truth).max() <= LARGEST_ERROR + FLOAT32_ROUNDING
     for sure in (0, 1):
         assert np.all(found[truth == sure] == sure)
@@ -141,7 +154,7 @@ def test_no_probability_moves_by_more_than_half_a_level(values: list[float]) -> 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.b2nd"
         write(path, inside, shape=size, box=tuple((0, n) for n in size), exclusive=False)
-        found, _ = read_probabilities(path)
+        found = open_probabilities(path).probabilities
     assert np.abs(found.astype(np.float64) - inside).max() <= 0.5 / 255 + FLOAT32_ROUNDING
 
 
@@ -149,7 +162,7 @@ def test_every_level_is_kept_and_the_halves_between_go_to_a_neighbour(tmp_path: 
     levels = np.arange(511) / 510
     inside = np.broadcast_to(levels.astype(np.float32), (1, 1, 2, 511)).copy()
     write(tmp_path / "a.b2nd", inside, shape=(1, 2, 511), box=((0, 1), (0, 2), (0, 511)), exclusive=False)
-    found, _ = read_probabilities(tmp_path / "a.b2nd")
+    found = open_probabilities(tmp_path / "a.b2nd").probabilities
     np.testing.assert_allclose(found[0, 0, 0, ::2], levels[::2], atol=FLOAT32_ROUNDING)
     assert np.abs(found[0, 0, 1] - levels).max() == pytest.approx(0.5 / 255, abs=1e-6)
 
@@ -159,7 +172,7 @@ def test_beyond_the_box_is_background(tmp_path: Path, exclusive: bool) -> None:
     box = ((1, 2), (0, 3), (2, 4))
     inside = np.full((3, 1, 3, 2), 0.4, dtype=np.float32)
     write(tmp_path / "a.b2nd", inside, shape=(3, 3, 4), box=box, exclusive=exclusive)
-    found, _ = read_probabilities(tmp_path / "a.b2nd")
+    found = open_probabilities(tmp_path / "a.b2nd").probabilities
     outside = np.ones((3, 3, 4), dtype=bool)
     outside[1:2, 0:3, 2:4] = False
     assert np.all(found[0][outside] == (1 if exclusive else 0))
@@ -168,17 +181,16 @@ def test_beyond_the_box_is_background(tmp_path: Path, exclusive: bool) -> None:
 
 
 def test_118_outputs_with_their_names(tmp_path: Path) -> None:
-    names = ["background", *(f"Wirbel {i}: ä/ö, 脊椎" for i in range(117))]
+    scheme = LabelScheme(declared={"background": 0, **{f"Wirbel {i}: ä/ö, 脊椎": 300 - i for i in range(117)}})
     inside = draw(118, (5, 6, 7), exclusive=True)
     orientation = Orientation(axes=(2, 0, 1), flipped=(True, False, True))
     box = ((2, 7), (0, 6), (1, 8))
-    with ProbabilityFile(
-        tmp_path / "a.b2nd", outputs=names, exclusive=True, shape=(6, 9, 9), box=box, orientation=orientation
-    ) as file:
+    with ProbabilityFile(tmp_path / "a.b2nd", scheme=scheme, shape=(6, 9, 9), box=box, orientation=orientation) as file:
         for row in range(5):
             file.add(inside[:, row : row + 1])
-    found, known = read_probabilities(tmp_path / "a.b2nd")
-    assert known == names
+    stored = open_probabilities(tmp_path / "a.b2nd")
+    assert stored.scheme == scheme
+    found = stored.probabilities
     truth = expected(inside, shape=(6, 9, 9), box=box, orientation=orientation, exclusive=True)
     assert np.abs(found - truth).max() <= LARGEST_ERROR + FLOAT32_ROUNDING
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=118 * LARGEST_ERROR)
@@ -191,7 +203,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, failure: type[BaseExcep
 
     def break_off() -> None:
         with ProbabilityFile(
-            tmp_path / "a.b2nd", outputs=["a", "b"], exclusive=True, shape=(40, 3, 4), box=box, orientation=STORED
+            tmp_path / "a.b2nd", scheme=scheme_of(2, exclusive=True), shape=(40, 3, 4), box=box, orientation=STORED
         ) as file:
             file.add(inside[:, :35])
             assert len([*tmp_path.iterdir()]) == 1
@@ -227,9 +239,12 @@ import os
 import numpy as np
 from pathlib import Path
 from autoseg.core.geometry import Orientation
+from autoseg.core.labels import LabelScheme
 from autoseg.io.probability_file import ProbabilityFile
 with ProbabilityFile(
-    Path({str(tmp_path / "a.b2nd")!r}), outputs=["a"], exclusive=False, shape=(99, 3, 4),
+    Path({str(tmp_path / "a.b2nd")!r}),
+    scheme=LabelScheme(declared={{"region 0": (1, 99), "background": 0}}, regions_class_order=(1,)),
+    shape=(99, 3, 4),
     box=((0, 99), (0, 3), (0, 4)), orientation=Orientation(axes=(0, 1, 2), flipped=(False,) * 3),
 ) as file:
     file.add(np.ones((1, 70, 3, 4), dtype=np.float32))
@@ -253,7 +268,7 @@ def whole(tmp_path: Path) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(DataError) as caught:
-        read_probabilities(path)
+        _ = open_probabilities(path).probabilities
     assert str(path) in str(caught.value)
     assert "--save_probabilities" in str(caught.value)
     return str(caught.value)
@@ -279,11 +294,11 @@ DAMAGE = """
 import resource, sys
 from pathlib import Path
 from autoseg.core.errors import DataError
-from autoseg.io.probability_file import read_probabilities
+from autoseg.io.probability_file import open_probabilities
 
 whole, path = Path(sys.argv[1]), Path(sys.argv[2])
 content = whole.read_bytes()
-assert len(read_probabilities(whole)[1]) == 3
+assert open_probabilities(whole).scheme.n_outputs == 3
 # a damaged size must not fill the machine
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
@@ -291,7 +306,7 @@ refused = 0
 for at in (*range(400), *range(400, len(content) - 400, 37), *range(len(content) - 400, len(content))):
     path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
     try:
-        read_probabilities(path)  # not all of the bytes matter
+        open_probabilities(path).probabilities  # not all of the bytes matter
     except DataError:
         refused += 1
     except BaseException as error:
@@ -317,13 +332,15 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from autoseg.core.geometry import Orientation
+from autoseg.core.labels import LabelScheme
 from autoseg.io.probability_file import ProbabilityFile
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 noise = np.random.default_rng(0).random((1, 64, 64, 64)).astype(np.float32)  # cannot be compressed
 try:
     with ProbabilityFile(
-        Path(sys.argv[1]), outputs=["a"], exclusive=False, shape=(64, 64, 64), box=((0, 64),) * 3,
+        Path(sys.argv[1]), scheme=LabelScheme(declared={"a": (1, 2)}, regions_class_order=(1,)),
+        shape=(64, 64, 64), box=((0, 64),) * 3,
         orientation=Orientation(axes=(0, 1, 2), flipped=(False,) * 3),
     ) as file:
         for row in range(0, 64, 16):

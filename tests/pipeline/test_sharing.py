@@ -20,12 +20,12 @@ import torch
 from peer_model import plans, results_folder, save, spec, their_tensors
 
 from autoseg import Predictor
-from autoseg.cli import export_model, import_model, predict
+from autoseg.cli import ensemble, export_model, import_model, predict
 from autoseg.core.errors import DataError, UsageError
 from autoseg.core.plan import Model, Plan
 from autoseg.core.workers import Outcome, WorkerPool
 from autoseg.io.peer_plan import read_peer_plan
-from autoseg.io.probability_file import read_probabilities
+from autoseg.io.probability_file import open_probabilities
 from autoseg.io.weights import save_weights
 from autoseg.nets.build import build_network
 from autoseg.pipeline import opened_model
@@ -143,7 +143,7 @@ def test_files_of_another_model_do_not_pass_as_done(tmp_path: Path, make_plan: M
     assert predict.main(["-m", str(models[1]), *images, str(tmp_path / "out"), *nrrd]) == 0
     assert predict.main(["-m", str(models[1]), *images, str(tmp_path / "anew"), *nrrd]) == 0
     assert np.array_equal(voxels(tmp_path / "out" / "p.nrrd"), voxels(tmp_path / "anew" / "p.nrrd"))
-    found, expected = (read_probabilities(tmp_path / f / "p_probabilities.b2nd")[0] for f in ("out", "anew"))
+    found, expected = (open_probabilities(tmp_path / f / "p_probabilities.b2nd").probabilities for f in ("out", "anew"))
     assert np.array_equal(found, expected)
 
 
@@ -207,7 +207,7 @@ def test_several_configurations_answer_together(tmp_path: Path, make_plan: MakeP
     for folder in folders:
         out = tmp_path / folder.name
         assert predicted(tmp_path, folder, out) == 0
-        probabilities.append(read_probabilities(out / "p_probabilities.b2nd")[0])
+        probabilities.append(open_probabilities(out / "p_probabilities.b2nd").probabilities)
         # a hundredth or two lie between two labels as nearly as the quantisation goes
         assert (probabilities[-1].argmax(axis=0) == voxels(out / "p.nii.gz")).mean() > 0.97
     from autoseg.pipeline import PredictOptions
@@ -216,10 +216,14 @@ def test_several_configurations_answer_together(tmp_path: Path, make_plan: MakeP
     options = PredictOptions(device="cpu", probabilities=True)
     outcome = predict_with(folders, tmp_path / "in", tmp_path / "both", options)
     assert outcome.problems == []
-    both, names = read_probabilities(tmp_path / "both" / "p_probabilities.b2nd")
-    assert names == ["background", "a", "b"]
+    stored = open_probabilities(tmp_path / "both" / "p_probabilities.b2nd")
+    assert [*stored.scheme.outputs] == ["background", "a", "b"]
+    both = stored.probabilities
     np.testing.assert_allclose(both, np.mean(probabilities, axis=0), atol=2.1 / 510)
     assert (both.argmax(axis=0) == voxels(tmp_path / "both" / "p.nii.gz")).mean() > 0.97  # where two are nearly equal
+    out = tmp_path / "stored"
+    assert ensemble.main(["-i", *(str(tmp_path / folder.name) for folder in folders), "-o", str(out), "-np", "0"]) == 0
+    assert (voxels(out / "p.nii.gz") == voxels(tmp_path / "both" / "p.nii.gz")).mean() > 0.97
     other = trained(tmp_path / "results", make_plan(labels={"background": 0, "c": 1}), planner="p3")
     with pytest.raises(UsageError, match="cannot answer together"):
         predict_with([folders[0], other], tmp_path / "in", tmp_path / "no", options)
@@ -246,7 +250,7 @@ def test_the_predictor_answers_as_the_command_does(tmp_path: Path, place: list[s
     truth = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "out" / "p.nii.gz")), "LPS")
     assert np.array_equal(labels, sitk.GetArrayFromImage(truth))
     assert np.array_equal(np.array([0, 3, 7])[probabilities.argmax(axis=0)], labels)
-    stored, _ = read_probabilities(tmp_path / "out" / "p_probabilities.b2nd")
+    stored = open_probabilities(tmp_path / "out" / "p_probabilities.b2nd").probabilities
     _, exact = segment(files[0], return_probabilities=True)
     assert exact.dtype == np.float32
     assert np.abs(stored - exact).max() <= 0.5 / 255 + 1e-6

@@ -18,11 +18,15 @@ SEEN = Seen(
     spacing_mm=[(1.5, 6.0), (0.5, 0.9), (0.5, 0.9)],
     extent_mm=[(90.0, 400.0), (200.0, 450.0), (200.0, 450.0)],
     intensities=[CT],
+    orientations=["LAS", "LPS"],
+    largest_tilt_deg=10.0,
 )
 USUAL: dict[str, Any] = {
     "spacing_mm": (3.0, 0.7, 0.7),
     "extent_mm": (200.0, 300.0, 300.0),
     "ranges": [(-1010.0, 2000.0)],
+    "orientation": "LPS",
+    "tilt_deg": 0.0,
     "normalization": ["ct"],
 }
 
@@ -68,7 +72,8 @@ def test_no_training_image_is_unusual(cases: list[Case]) -> None:
     for spacing, shape, *ranges in cases:
         extent = [n * mm for n, mm in zip(shape, spacing, strict=True)]
         scheme = ["ct", "none"]
-        assert unusual(seen, spacing_mm=spacing, extent_mm=extent, ranges=ranges, normalization=scheme) == []
+        facts = {"spacing_mm": spacing, "extent_mm": extent, "ranges": ranges, "normalization": scheme}
+        assert unusual(seen, **{**USUAL, **facts}) == []
 
 
 def test_channels_come_in_the_order_of_their_numbers() -> None:
@@ -82,6 +87,15 @@ def test_a_fingerprint_without_ranges_knows_no_intensities() -> None:
     assert made.seen == Seen(cases=1, spacing_mm=[(1, 1), (2, 2), (3, 3)], extent_mm=[(4, 4), (10, 10), (18, 18)])
     ranges = [(-1e9, 1e9)]
     assert unusual(made.seen, **{**USUAL, "spacing_mm": (1, 2, 3), "extent_mm": (4, 10, 18), "ranges": ranges}) == []
+
+
+def test_orientations_and_tilts_are_known_where_they_were_measured() -> None:
+    cases: list[Case] = [((1, 1, 1), (1, 1, 1), (0, 0), (0, 0))] * 3
+    measured = {"orientations": ["RAS", "LPS", "RAS"], "tilts_deg": [0.0, 12.5, 3.0]}
+    seen = fingerprint(cases).model_copy(update=measured).seen
+    assert (seen.orientations, seen.largest_tilt_deg) == (["LPS", "RAS"], 12.5)
+    seen = fingerprint(cases).seen
+    assert (seen.orientations, seen.largest_tilt_deg) == ([], None)
 
 
 def test_seen_survives_a_file() -> None:
@@ -112,6 +126,10 @@ def test_seen_survives_a_file() -> None:
         ({"ranges": [(24.0, 176.0)]}, None),
         ({"ranges": [(25.0, 2000.0)]}, "intensities of channel 0 are 25 to 2000"),
         ({"ranges": [(-1000.0, 175.0)]}, "intensities of channel 0 are -1000 to 175"),
+        ({"orientation": "LAS"}, None),
+        ({"orientation": "RAS"}, "the image is stored as RAS, training images as LAS, LPS; it is turned"),
+        ({"tilt_deg": 25.0}, None),
+        ({"tilt_deg": 25.6}, "axes are tilted by 26 degrees; those of training images by up to 10"),
     ],
 )
 def test_only_what_lies_far_out_is_told(facts: dict[str, Any], sentence: str | None) -> None:
@@ -140,10 +158,10 @@ def test_channels_are_judged_by_themselves() -> None:
 
 
 def test_everything_is_told_in_order() -> None:
-    facts = {"spacing_mm": (99, 99, 99), "extent_mm": (1, 1, 1), "ranges": [(0, 1e6)], "normalization": ["ct"]}
-    found = unusual(SEEN, **facts)
-    assert [sentence.split()[0] for sentence in found] == ["spacing"] * 3 + ["the"] * 3 + ["intensities"]
-    assert ["along z" in s or "along y" in s or "along x" in s for s in found] == [True] * 6 + [False]
+    facts = {"spacing_mm": (99, 99, 99), "extent_mm": (1, 1, 1), "ranges": [(0, 1e6)]}
+    found = unusual(SEEN, **{**USUAL, **facts, "orientation": "RPI", "tilt_deg": 40.0})
+    assert [sentence.split()[0] for sentence in found] == ["spacing"] * 3 + ["the"] * 3 + ["intensities"] + ["the"] * 2
+    assert ["along z" in s or "along y" in s or "along x" in s for s in found] == [True] * 6 + [False] * 3
 
 
 @settings(max_examples=150, deadline=None)
@@ -152,9 +170,8 @@ def test_any_image_is_judged_by_ratios(cases: list[Case], case: Case) -> None:
     """The same rule, written with logarithms and distances, wherever a property is not just at its bound."""
     spacing, shape, *ranges = case
     extent = np.array(spacing) * shape
-    sentences = unusual(
-        fingerprint(cases).seen, spacing_mm=spacing, extent_mm=extent, ranges=ranges, normalization=["ct", "none"]
-    )
+    facts = {"spacing_mm": spacing, "extent_mm": extent, "ranges": ranges, "normalization": ["ct", "none"]}
+    sentences = unusual(fingerprint(cases).seen, **{**USUAL, **facts})
     spacings = np.log([c[0] for c in cases])
     extents = spacings + np.log([c[1] for c in cases])
     expected = []
