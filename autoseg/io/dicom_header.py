@@ -196,8 +196,9 @@ def _class(header: FileDataset) -> UID:
 
 
 def _text(header: FileDataset, key: str) -> str:
-    """Value as text without the blanks and zeros that pad it; empty where it is missing or cannot be read."""
-    return str(_value(header, key) or "").strip(" \0")
+    """Value as text without what pads it and without control characters; empty where it is missing or unreadable."""
+    text = str(_value(header, key) or "")
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 
 def _number(header: FileDataset, key: str, *, default: float | None = None) -> float | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import permutations
 
@@ -54,15 +54,31 @@ def resize_matrix(n_in: int, n_out: int, *, order: int) -> NDArray[np.float64]:
     return matrix
 
 
-@contextmanager
-def _full_float32_products() -> Iterator[None]:
-    """Keep matrix products in true float32 where training has allowed TF32 or bf16 ones."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+class _FullFloat32Products:
+    """Keeps matrix products in true float32 where a program has allowed TF32 or bf16 ones.
+
+    The switch belongs to the whole process: of threads that resample at the same time the first one turns it, and the
+    last one turns it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                torch.set_float32_matmul_precision(self._before)
+
+
+_full_float32_products = _FullFloat32Products()
 
 
 def resize_axis(
@@ -77,7 +93,7 @@ def resize_axis(
     lead, n_in, trail = int(np.prod(shape[:axis])), shape[axis], int(np.prod(shape[axis + 1 :]))
     source = volume.reshape(lead, n_in, trail)
     result = volume.new_empty((lead, len(matrix), trail)) if out is None else out.view(lead, len(matrix), trail)
-    with _full_float32_products():
+    with _full_float32_products:
         for start in range(0, len(matrix), BAND_ROWS):
             rows = slice(start, start + BAND_ROWS)
             used = np.flatnonzero(matrix[rows].any(axis=0))

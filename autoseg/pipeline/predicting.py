@@ -86,10 +86,12 @@ def predict(
         "mirroring": options.mirroring,
         "precision": members[0].precision,
     }
+    by_configuration = {member.name: list(member.folds) for member in members}
+    same = all(folds == list(members[0].folds) for folds in by_configuration.values())
     facts = {
         "model": called or ", ".join(map(str, models)),
         "configurations": [member.name for member in members],
-        "folds": list(members[0].folds),
+        "folds": list(members[0].folds) if same else by_configuration,
         "options": settings,
         "autoseg_version": __version__,
     }

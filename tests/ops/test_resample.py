@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,40 @@ def test_products_are_true_float32_whatever_training_has_set(monkeypatch: pytest
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == ["highest", "highest"]
+
+
+def test_threads_that_overlap_leave_the_precision_of_products_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+    product = torch.mm
+
+    def staggered(*args, **kwargs):
+        if threading.current_thread().name == "first":
+            first_is_in.set()
+            assert second_is_in.wait(30)
+        else:
+            second_is_in.set()
+            assert first_is_out.wait(30)
+            seen.append(torch.get_float32_matmul_precision())
+        return product(*args, **kwargs)
+
+    def resize() -> None:
+        resize_axis(torch.ones(4, 5), resize_matrix(4, 6, order=1), axis=0)
+
+    seen: list[str] = []
+    monkeypatch.setattr(resample.torch, "mm", staggered)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        threads = [threading.Thread(target=resize, name=name) for name in ("first", "second")]
+        threads[0].start()
+        assert first_is_in.wait(30)
+        threads[1].start()
+        threads[0].join(30)
+        first_is_out.set()
+        threads[1].join(30)
+        assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3, 5])
