@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from autoseg import __version__, prediction, refinement, submission
 from autoseg.core.dataset import FILE_ENDINGS
-from autoseg.core.errors import Problem, UsageError
+from autoseg.core.errors import DataError, Problem, UsageError, problems_of
 from autoseg.core.files import content_key
 from autoseg.core.strategy import Strategy
 from autoseg.core.workers import failure, supervised_map
 from autoseg.pipeline import CaseCounter, Outcome, Progress, few_workers, silent
 
-Job = TypeVar("Job", prediction.StoredCase, refinement.FileJob)
+Job = TypeVar("Job", bound="prediction.StoredCase | refinement.FileJob")
 
 
 def ensemble(
@@ -29,34 +29,58 @@ def ensemble(
         UsageError: a folder holds no probabilities.
     """
     found = {source: _probability_files(source) for source in sources}
-    cases = sorted({case for files in found.values() for case in files})
+    asked = {case for source in sources for case in prediction.asked_cases(source) or ()}
+    cases = sorted(asked.union(*found.values()))
     facts = {"ensemble_of": [str(source) for source in sources], "autoseg_version": __version__}
     record = prediction.PredictionRecord(target, part=(0, 1), facts=facts)
+    keys: dict[str, str] = {}
+    jobs: dict[str, prediction.StoredCase] = {}
     problems: list[Problem] = []
-    keys, jobs = {}, []
     for case in cases:
-        lacking = [source for source, files in found.items() if case not in files]
-        like = _label_file(sources[0], case)
-        if lacking or like is None:
-            what = "probabilities" if lacking else "label file in an image format"
-            place = str(lacking[0] if lacking else sources[0])
-            todo = "predict this case with --save_probabilities, then run the same command again"
-            problems.append(Problem(case=case, file=place, found=f"has no {what}", next=todo))
+        try:
+            job = _stored_case(case, found, target)
+            key = content_key(files=[*job.probabilities, *job.like])
+        except (DataError, OSError) as error:
+            problems += problems_of(error, case=case)
             continue
-        files = tuple(found[source][case] for source in sources)
-        keys[case] = content_key(files=[*files, like])
-        if not ((target / like.name).is_file() and record.key_of(case) == keys[case]):
-            job = prediction.StoredCase(case=case, probabilities=files, like=like, target=target / like.name)
-            jobs.append(job)
+        if not record.holds(case, key=key, files=[job.target]):
+            keys[case], jobs[case] = key, job
     counter = CaseCounter(progress, "ensemble", len(jobs))
-    failed, n_new = _write_each(
+    problems += _write_each(
         prediction.ensemble_stored, jobs, keys=keys, record=record, counter=counter, workers=workers
     )
-    problems += failed
-    record.finish(problems)
-    n_done = len(cases) - len({problem.case for problem in problems})
-    summary = {"ensembled": n_done, "ensembled_now": n_new, "output": str(target)}
+    failed = _enter_failures(problems, record, target)
+    summary = {
+        "ensembled": len(cases) - len(failed),
+        "ensembled_now": len(jobs.keys() - failed),
+        "output": str(target),
+    }
     return Outcome(facts=summary, problems=problems)
+
+
+def _stored_case(case: str, found: Mapping[Path, Mapping[str, Path]], target: Path) -> prediction.StoredCase:
+    """The files of a case in every folder. Raises DataError: one is missing or of an earlier prediction."""
+    again = "then run the same command again"
+    for source, files in found.items():
+        if case not in files:
+            todo = f"predict this case with --save_probabilities, {again}"
+            raise DataError(Problem(case=case, file=str(source), found="has no probabilities", next=todo))
+        entries = prediction.recorded_cases(source).get(case, [])
+        if entries and not any(prediction.is_as_written(entry, files[case]) for entry in entries):
+            todo = f"predict it with --save_probabilities, {again}"
+            raise DataError(
+                Problem(case=case, file=str(files[case]), found="is of another prediction than the labels", next=todo)
+            )
+    like = tuple(path for source in found if (path := _label_file(source, case)) is not None)
+    if not like:
+        todo = f"predict this case as image files (--format nii.gz), {again}"
+        raise DataError(Problem(case=case, file=str(next(iter(found))), found="has no label file", next=todo))
+    return prediction.StoredCase(
+        case=case,
+        probabilities=tuple(files[case] for files in found.values()),
+        like=like,
+        target=target / like[0].name,
+    )
 
 
 def postprocess(
@@ -83,46 +107,62 @@ def postprocess(
     lost = sorted(asked - files.keys())
     problems = [Problem(case=case, file=str(source), found="has no prediction", next=todo) for case in lost]
     steps = [step.model_dump() for step in strategy.steps]
-    keys = {case: content_key(steps, strategy.labels, files=[path]) for case, path in files.items()}
-    jobs = [
-        refinement.FileJob(case=case, source=path, target=target / path.name, strategy=strategy)
-        for case, path in files.items()
-        if not ((target / path.name).is_file() and record.key_of(case) == keys[case])
-    ]
+    keys: dict[str, str] = {}
+    jobs: dict[str, refinement.FileJob] = {}
+    for case, path in files.items():
+        try:
+            key = content_key(steps, strategy.labels, files=[path])
+        except OSError as error:
+            problems += problems_of(error, case=case)
+            continue
+        if not record.holds(case, key=key, files=[target / path.name]):
+            job = refinement.FileJob(case=case, source=path, target=target / path.name, strategy=strategy)
+            keys[case], jobs[case] = key, job
     counter = CaseCounter(progress, "postprocess", len(jobs))
-    failed, n_new = _write_each(
-        refinement.apply_to_file, jobs, keys=keys, record=record, counter=counter, workers=workers
-    )
-    problems += failed
-    record.finish(problems)
-    n_done = len(files.keys() - {problem.case for problem in problems})
-    summary = {"postprocessed": n_done, "postprocessed_now": n_new, "steps": steps, "output": str(target)}
+    problems += _write_each(refinement.apply_to_file, jobs, keys=keys, record=record, counter=counter, workers=workers)
+    failed = _enter_failures(problems, record, target)
+    summary = {
+        "postprocessed": len(files.keys() - failed),
+        "postprocessed_now": len(jobs.keys() - failed),
+        "steps": steps,
+        "output": str(target),
+    }
     return Outcome(facts=summary, problems=problems)
 
 
 def _write_each(
     write: Callable[[Job], dict[str, float]],
-    jobs: Sequence[Job],
+    jobs: Mapping[str, Job],
     *,
-    keys: dict[str, str],
+    keys: Mapping[str, str],
     record: prediction.PredictionRecord,
     counter: CaseCounter,
     workers: int | None,
-) -> tuple[list[Problem], int]:
-    """Write the files of all jobs and enter each in the record; returns what failed, and how many did not."""
+) -> list[Problem]:
+    """Write the files of all jobs and enter each in the record; returns what failed."""
     problems: list[Problem] = []
-    n_new, started = 0, time.monotonic()
-    for outcome in supervised_map(write, jobs, workers=few_workers(len(jobs), workers)):
+    started = time.monotonic()
+    for outcome in supervised_map(write, [*jobs.values()], workers=few_workers(len(jobs), workers)):
         case = outcome.job.case
         if outcome.result is None:
             problems += failure(outcome, case=case)
         else:
-            n_new += 1
             seconds = round(time.monotonic() - started, 3)
-            record.add(case, key=keys[case], facts={"seconds": seconds, "volumes_ml": outcome.result, "warnings": []})
+            facts = {"seconds": seconds, "volumes_ml": outcome.result, "warnings": []}
+            record.add(case, key=keys[case], files=[outcome.job.target], facts=facts)
         started = time.monotonic()
         counter(case)
-    return problems, n_new
+    return problems
+
+
+def _enter_failures(problems: list[Problem], record: prediction.PredictionRecord, target: Path) -> set[str]:
+    """Enter what failed, and remove older files of these cases, which must not pass for new ones; returns the cases."""
+    record.finish(problems)
+    failed = {problem.case for problem in problems}
+    for case in failed - {""}:
+        for ending in FILE_ENDINGS:
+            (target / f"{case}{ending}").unlink(missing_ok=True)
+    return failed
 
 
 def submit(source: Path, target: Path) -> Outcome:

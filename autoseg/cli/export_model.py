@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--container", action="store_true", help="write a folder from which docker builds an image for a challenge"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace MODEL")
+    parser.add_argument("--overwrite", action="store_true", help="replace MODEL.zip; a folder never is")
     return run(parser, _act, argv)
 
 

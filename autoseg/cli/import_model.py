@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of nnU-Net's folds (default: checkpoint_final.pth)",
     )
     options.add_words(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace MODEL")
+    parser.add_argument("--overwrite", action="store_true", help="replace MODEL.zip; a folder never is")
     return run(parser, _act, argv)
 
 

@@ -116,13 +116,15 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         raise UsageError("give the data set with -d, or a model folder with -m")
     if not 0 < args.step <= 1:
         raise UsageError(f"--step is {args.step}; give a number above 0, at most 1")
-    options.check_target(args.target, [args.source.parent if args.source.is_file() else args.source])
+    is_file = args.source.is_file()  # which may be a link to one elsewhere
+    options.check_target(args.target, [args.source.parent, args.source.resolve().parent] if is_file else [args.source])
     part = _part(args.part)
     options.load_plugin(args)
     from autoseg.nets.device import choose_device
     from autoseg.pipeline import PredictOptions, predict
 
-    choose_device(args.device)  # before a model is unpacked
+    if args.scheduler is None:
+        choose_device(args.device)  # before a model is unpacked
     if args.scheduler is not None and args.model is not None and args.model.is_file():
         raise UsageError("the workers of a cluster need a folder that all of them see; autoseg_import_model makes one")
     if args.max_memory_gb is not None and not args.max_memory_gb > 0:

@@ -11,7 +11,7 @@ A message says what it is about, what was found, and what to do next. Interrupte
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -63,6 +63,19 @@ class DataError(AutosegError):
     def __reduce__(self) -> tuple[type[DataError], tuple[tuple[Problem, ...]]]:
         # Errors travel from worker processes to the parent; the default would rebuild from the message alone.
         return DataError, (self.problems,)
+
+
+def problems_of(error: BaseException | None, *, case: str) -> list[Problem]:
+    """What went wrong with a case, as rows of the table that ends a command."""
+    if isinstance(error, DataError):
+        return [replace(problem, case=problem.case or case) for problem in error.problems]
+    if isinstance(error, OSError):
+        todo = "check that the file can be read and the output folder written, and that the disk is not full"
+        return [Problem(case=case, file=str(error.filename or ""), found=str(error), next=todo)]
+    if isinstance(error, AutosegError):
+        return [Problem(case=case, found=str(error), next="then run the same command again")]
+    todo = "run this case again with --debug and report what it prints"
+    return [Problem(case=case, found=f"unexpected {type(error).__name__}: {error}", next=todo)]
 
 
 def refuse_file(path: Path, found: str, todo: str) -> NoReturn:

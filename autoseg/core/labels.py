@@ -41,6 +41,10 @@ class LabelScheme:
         """File values with a meaning, ascending, background first; the position is the value inside."""
         return tuple(sorted({0, *(value for members in self.foreground.values() for value in members)}))
 
+    def means_the_same(self, other: LabelScheme) -> bool:
+        """Whether labels, their values and the order of a network's outputs are the same."""
+        return self == other and [*self.outputs] == [*other.outputs]
+
     @property
     def has_regions(self) -> bool:
         """Whether any name stands for several values, so that outputs may overlap."""
@@ -107,7 +111,7 @@ class LabelScheme:
         """Millilitres of each label or region in a segmentation (Z, Y, X) of file values."""
         counts = np.zeros(max((*self.values, *self.regions_class_order)) + 1, dtype=np.int64)
         for plane in file_labels:  # one by one: bincount takes 8 bytes per voxel
-            counts += np.bincount(plane.ravel(), minlength=len(counts))
+            counts += np.bincount(plane.ravel(), minlength=len(counts))[: len(counts)]  # no ignored voxels
         return {name: round(float(counts[list(v)].sum()) * voxel_ml, 4) for name, v in self.foreground.items()}
 
     def mask(self, file_labels: NDArray, name: str) -> NDArray[np.bool_]:

@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from autoseg.core.cluster import connect, remote_futures
-from autoseg.core.errors import AutosegError, DataError, Problem
+from autoseg.core.errors import AutosegError, Problem, problems_of
 from autoseg.core.signals import uninterrupted
 
 log = logging.getLogger(__name__)
@@ -315,13 +315,9 @@ def _terminate_all(executor: ProcessPoolExecutor) -> None:
 
 def failure(outcome: Outcome[Job, Result], *, case: str) -> list[Problem]:
     """The problems that ended a job, each with its case id; tracebacks of unforeseen errors go to the log."""
-    if isinstance(outcome.error, DataError):
-        return [replace(problem, case=problem.case or case) for problem in outcome.error.problems]
-    if isinstance(outcome.error, AutosegError):
-        return [Problem(case=case, found=str(outcome.error), next="then run the same command again")]
-    log.debug("%s: %s", case, outcome.traceback)
-    found = f"unexpected {type(outcome.error).__name__}: {outcome.error}"
-    return [Problem(case=case, found=found, next="run again with --debug and report the traceback")]
+    if not isinstance(outcome.error, AutosegError):
+        log.debug("%s: %s", case, outcome.traceback)
+    return problems_of(outcome.error, case=case)
 
 
 def workers_for(job_memory_gb: float, *, wanted: int | None = None) -> int:

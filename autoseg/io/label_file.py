@@ -53,7 +53,7 @@ def write_labels(
         try:
             sitk.WriteImage(image_of(voxels, geometry), str(temporary), useCompression=True)
         except RuntimeError as error:
-            raise OSError(errno.EIO, "cannot be written, is the disk full?", str(path)) from error
+            raise OSError(errno.EIO, f"cannot be written, is the disk full? ({error})", str(path)) from error
         if isinstance(like, Path) and READERS[ending(path)] == READERS.get(ending(like)) == "NrrdImageIO":
             copy_nrrd_place(like, to=temporary)
         if names:

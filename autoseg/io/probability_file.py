@@ -22,7 +22,7 @@ from autoseg.io.plain_array import open_plain_array
 
 LEVELS = 255
 LARGEST_ERROR = 0.5 / LEVELS  # of a stored probability
-SLAB_BYTES = 2**25  # of rows that are collected before they are compressed
+COLLECTED_BYTES = 2**25  # of rows, before they are compressed
 MEMBER = "autoseg"
 COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.NOFILTER], "nthreads": 2}
 
@@ -57,7 +57,7 @@ class ProbabilityFile:
         self._rows: list[NDArray[np.uint8]] = []
         self._next = box[0][0]
         plane = scheme.n_outputs * int(np.prod([stop - start for start, stop in box[1:]]))
-        self._thickness = max(1, min(32, SLAB_BYTES // max(1, plane)))
+        self._thickness = max(1, min(32, COLLECTED_BYTES // max(1, plane)))
 
     def __enter__(self) -> ProbabilityFile:
         self._file = whole_file(self._path)
@@ -115,7 +115,8 @@ class ProbabilityFile:
 
     def add(self, probabilities: NDArray[np.float32]) -> None:
         """Add the next rows (n_outputs, rows, Y, X) of the box."""
-        self._rows.append(np.rint(probabilities * LEVELS).astype(np.uint8))
+        scaled = probabilities * LEVELS
+        self._rows.append(np.rint(scaled, out=scaled).astype(np.uint8))
         if sum(block.shape[1] for block in self._rows) >= self._thickness:
             self._flush()
 
@@ -147,7 +148,7 @@ class StoredProbabilities:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """The axis along which the file was written, and how many rows a chunk of it holds."""
+        """An axis along which parts are read with the least to unpack, and how many rows a chunk has there."""
         thickness = [chunk / size for chunk, size in zip(self.levels.chunks[1:], self.shape, strict=True)]
         axis = int(np.argmin(thickness))
         return axis, int(self.levels.chunks[1 + axis])

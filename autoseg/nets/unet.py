@@ -121,6 +121,8 @@ def plain_unet(spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> UNet:
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        if module.weight.is_meta:
+            return  # weights will be loaded; to draw numbers that are none takes PyTorch two seconds of imports
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -25,6 +25,10 @@ HERE = Path(__file__).resolve().parent
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 
 
+def stem(path: Path) -> str:
+    return path.name[: -len(next(ending for ending in ENDINGS if path.name.endswith(ending)))]
+
+
 def main() -> int:
     config = json.loads((HERE / "config.json").read_text())
     source, target = Path(os.environ.get("INPUT", "/input")), Path(os.environ.get("OUTPUT", "/output"))
@@ -34,22 +38,23 @@ def main() -> int:
         found = ", ".join(f"{len(files)} in {folder}" for folder, files in zip(folders, channels))
         print(f"images: {found}; every folder needs one per case", file=sys.stderr)
         return 1
+    if len(channels[0]) > 1 and len({tuple(stem(path) for path in files) for files in channels}) > 1:
+        print("images: of several cases, all channels of a case need the same file name", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory() as temporary:
         images, labels = Path(temporary) / "images", Path(temporary) / "labels"
         images.mkdir()
         names = {}
         for number, files in enumerate(zip(*channels)):
-            names[f"case{number:04d}"] = files[0].name
+            names[f"case{number:04d}"] = stem(files[0])
             for channel, path in enumerate(files):
-                ending = next(ending for ending in ENDINGS if path.name.endswith(ending))
+                ending = path.name[len(stem(path)) :]
                 (images / f"case{number:04d}_{channel:04d}{ending}").symlink_to(path)
         command = [sys.executable, "-m", "autoseg", "predict", "-m", str(HERE / "model"), "--format", config["format"]]
         code = subprocess.call([*command, "-i", str(images), "-o", str(labels), *config["options"]])
         (target / config["output"]).mkdir(parents=True, exist_ok=True)
         for path in labels.glob(f"case*.{config['format']}"):
-            name = names[path.name[:8]]
-            stem = name[: -len(next(ending for ending in ENDINGS if name.endswith(ending)))]
-            shutil.copyfile(path, target / config["output"] / f"{stem}.{config['format']}")
+            shutil.copyfile(path, target / config["output"] / f"{names[path.name[:8]]}.{config['format']}")
         return code
 
 
@@ -109,8 +114,9 @@ def write_container(folder: Path, *, name: str, channel_names: Sequence[str]) ->
     write_bytes(folder / "requirements.txt", "\n".join([*_requirements(), ""]).encode())
     write_bytes(folder / "process.py", ENTRY.encode())
     write_bytes(folder / "Dockerfile", DOCKERFILE.encode())
-    words = (re.sub(r"[^a-z0-9]+", "-", channel.lower()).strip("-") or "image" for channel in channel_names)
-    inputs = [f"images/{word}" for word in words]
+    words = [re.sub(r"[^a-z0-9]+", "-", channel.lower()).strip("-") or "image" for channel in channel_names]
+    # two channels of one name are two folders
+    inputs = [f"images/{word}" if words.count(word) == 1 else f"images/{word}-{i}" for i, word in enumerate(words)]
     write_json(
         folder / "config.json",
         {"inputs": inputs, "output": "images/segmentation", "format": "mha", "options": []},

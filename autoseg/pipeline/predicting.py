@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import __version__, prediction
-from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
+from autoseg.core.errors import AutosegError, Problem, UsageError, problems_of
 from autoseg.core.files import content_key
 from autoseg.core.workers import WorkerPool
 from autoseg.nets.device import choose_device, keep_freed_memory, out_of_memory
@@ -70,33 +70,16 @@ def predict(
     image and options, are kept. A case that fails is reported, and the others go on. `called` is what prediction.json
     calls the models, where it is not their folders.
     """
-    members = _members(tuple(models), options)
-    plan = members[0].plan
-    scans, problems = prediction.find_scans(source, plan)
-    ending = options.ending or plan.file_ending
-    if ending == prediction.DICOM_SEG and any(scan.series is None for scan in scans):
-        raise UsageError("--format dicom_seg is for DICOM series; the images given are none")
-    if ending == prediction.DICOM_SEG and find_spec("highdicom") is None:
-        raise UsageError("DICOM SEG needs the package highdicom: pip install 'autoseg[dicom]'")
+    # the workers of a cluster have devices of their own; here the models only tell what they are
+    here = options if options.scheduler is None else replace(options, device="cpu")
+    members = _members(tuple(models), here)
+    scans, problems = prediction.find_scans(source, members[0].plan)
+    ending = _ending(options, members[0].plan.file_ending, scans)
     part, n_parts = options.part
     scans = scans[part::n_parts]
-    settings = {
-        "weights": options.weights,
-        "step": options.step,
-        "mirroring": options.mirroring,
-        "precision": members[0].precision,
-    }
-    by_configuration = {member.name: list(member.folds) for member in members}
-    same = all(folds == list(members[0].folds) for folds in by_configuration.values())
-    facts = {
-        "model": called or ", ".join(map(str, models)),
-        "configurations": [member.name for member in members],
-        "folds": list(members[0].folds) if same else by_configuration,
-        "options": settings,
-        "autoseg_version": __version__,
-    }
+    facts = _facts(members, options, called or ", ".join(map(str, models)))
     plans = [member.plan.model_dump(mode="json") for member in members]
-    model_key = content_key(settings, *plans, files=[file for member in members for file in member.files])
+    model_key = content_key(facts["options"], *plans, files=[file for member in members for file in member.files])
     target.mkdir(parents=True, exist_ok=True)
     record = prediction.PredictionRecord(target, part=options.part, facts=facts)
     keys: dict[str, str] = {}
@@ -111,6 +94,8 @@ def predict(
         except OSError as error:
             problems += _problems(scan.id, error)
             continue
+        if paths.labels.resolve() in {file.resolve() for file in scan.files}:
+            raise UsageError(f"{paths.labels} is the image itself, by a link; give another folder with -o")
         if options.overwrite or not record.holds(scan.id, key=keys[scan.id], files=paths.paths):
             jobs[scan.id] = (scan, paths)
     n_done = 0
@@ -130,7 +115,7 @@ def predict(
         if isinstance(result, Exception):
             problems += _problems(name, result)
         else:
-            record.add(name, key=keys[name], facts=result)
+            record.add(name, key=keys[name], files=jobs[name][1].paths, facts=result)
     warnings = record.finish(problems)
     failed = {p.case for p in problems} & {scan.id for scan in scans}
     summary = {
@@ -140,6 +125,35 @@ def predict(
         "output": str(target),
     }
     return Outcome(facts=summary, problems=problems, warnings=warnings)
+
+
+def _ending(options: PredictOptions, usual: str, scans: Sequence[prediction.Scan]) -> str:
+    """Of the label files. Raises UsageError: DICOM SEG is asked for and cannot be written."""
+    ending = options.ending or usual
+    if ending == prediction.DICOM_SEG and any(scan.series is None for scan in scans):
+        raise UsageError("--format dicom_seg is for DICOM series; the images given are none")
+    if ending == prediction.DICOM_SEG and find_spec("highdicom") is None:
+        raise UsageError("DICOM SEG needs the package highdicom: pip install 'autoseg[dicom]'")
+    return ending
+
+
+def _facts(members: Sequence[prediction.Ensemble], options: PredictOptions, called: str) -> dict[str, Any]:
+    """What prediction.json says of models and options."""
+    folds = {member.name: list(member.folds) for member in members}
+    same = all(each == list(members[0].folds) for each in folds.values())
+    return {
+        "model": called,
+        "configurations": [member.name for member in members],
+        "folds": list(members[0].folds) if same else folds,
+        "options": {
+            "weights": options.weights,
+            "step": options.step,
+            "mirroring": options.mirroring,
+            # what "auto" means is up to each worker of a cluster
+            "precision": members[0].precision if options.scheduler is None else options.precision,
+        },
+        "autoseg_version": __version__,
+    }
 
 
 def _on_cluster(
@@ -205,16 +219,9 @@ def _members(models: tuple[Path, ...], options: PredictOptions) -> tuple[predict
 
 def _problems(case: str, error: Exception) -> list[Problem]:
     """What went wrong with a case, as rows of the table."""
-    if isinstance(error, DataError):
-        return [Problem(case=p.case or case, file=p.file, found=p.found, next=p.next) for p in error.problems]
-    if isinstance(error, OSError):
-        todo = "check that the file can be read and the output folder written"
-        return [Problem(case=case, file=str(error.filename or ""), found=str(error), next=todo)]
     if (found := out_of_memory(error)) is not None:
         todo = "close what else uses it, give --max_memory_gb, or predict with --device cpu; then run again"
         return [Problem(case=case, found=found, next=todo)]
-    if isinstance(error, AutosegError):
-        return [Problem(case=case, found=str(error), next="then run the same command again")]
-    log.debug("%s", case, exc_info=error)
-    todo = "run this case again with --debug and report what it prints"
-    return [Problem(case=case, found=f"unexpected {type(error).__name__}: {error}", next=todo)]
+    if not isinstance(error, AutosegError):
+        log.debug("%s", case, exc_info=error)
+    return problems_of(error, case=case)

@@ -108,7 +108,8 @@ def import_model(
         DataError: a file is damaged, hostile, or asks for what autoseg does not compute.
     """
     with _staged(target, overwrite=overwrite) as staging:
-        if not (source / PLANS).is_file() and (folds is not None or checkpoint != FINAL):
+        own = source.is_file() or (source / model_file.CARD).is_file()
+        if own and (folds is not None or checkpoint != FINAL):
             raise UsageError("-f and --checkpoint choose among nnU-Net's files; a model of autoseg is taken whole")
         if source.is_file():
             card = model_file.unpack(source, staging)
@@ -166,7 +167,8 @@ def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> 
 def _staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A hidden folder beside the target, gone afterwards."""
     if target.is_dir() and (target.suffix == ".zip" or any(target.iterdir())):
-        raise UsageError(f"{target} is a folder with something in it; delete it, or give another name with -o")
+        found = "a folder" if target.suffix == ".zip" else "a folder with something in it"
+        raise UsageError(f"{target} is {found}; delete it, or give another name with -o")
     if target.is_file() and target.suffix != ".zip":
         raise UsageError(f"{target} is a file; give a name that ends in .zip, or another one, with -o")
     if target.is_file() and not overwrite:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from autoseg.prediction.ensemble import Ensemble, load_ensemble, load_members
-from autoseg.prediction.files import PROBABILITIES, PredictionRecord, Target, asked_cases, predict_cases
+from autoseg.prediction.files import (
+    PROBABILITIES,
+    PredictionRecord,
+    Target,
+    asked_cases,
+    is_as_written,
+    predict_cases,
+    recorded_cases,
+)
 from autoseg.prediction.image import Settings, predict_image
 from autoseg.prediction.loaded import LoadedScan, prepare_scan, segment_scan
 from autoseg.prediction.overlap import overlapped
@@ -23,11 +31,13 @@ __all__ = [
     "asked_cases",
     "ensemble_stored",
     "find_scans",
+    "is_as_written",
     "load_ensemble",
     "load_members",
     "overlapped",
     "predict_cases",
     "predict_image",
     "prepare_scan",
+    "recorded_cases",
     "segment_scan",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -65,31 +66,33 @@ class Ensemble:
         return (1, *self.configuration.patch_size)[-3:]  # type: ignore[return-value]
 
     @torch.inference_mode()
-    def logits(self, tiles: torch.Tensor) -> torch.Tensor:
+    def logits(self, tiles: torch.Tensor, *, at_once: int = 1) -> torch.Tensor:
         """Mean logits over folds and mirrored copies.
 
         Args:
             tiles: float32 (B, C, *patch) on `device`; in a cascade the last channel holds the values inside of the
                 earlier stage's segmentation.
+            at_once: tiles that a network sees together; mirrored copies count as tiles.
 
         Returns:
             float32 (B, n_outputs, *patch).
         """
         total = None
-        mirrors = self._mirrors()
-        for axes in mirrors:
-            dims = [2 + axis for axis in axes]
-            flipped = self._input(tiles.flip(dims) if dims else tiles, axes)
-            flipped = flipped.contiguous(memory_format=channels_last(self.configuration.dimensions))
-            outputs = self._swapped_outputs(axes)
+        mirrors, memory_format = self._mirrors(), channels_last(self.configuration.dimensions)
+        together = max(1, at_once // len(tiles))
+        for group in (mirrors[i : i + together] for i in range(0, len(mirrors), together)):
+            copies = [self._input(tiles.flip(_dims(axes)) if axes else tiles, axes) for axes in group]
+            batch = torch.cat(copies).contiguous(memory_format=memory_format)
             for network in self.networks:
                 with autocast(self.device, self.precision):
-                    out = network(flipped)
-                out = out.float().flip(dims) if dims else out.float()
-                if total is None:
-                    # In the memory format of the outputs: on a CPU, adding across formats takes 15 times as long.
-                    total = torch.zeros_like(out)
-                total += out if outputs is None else out[:, outputs]
+                    answers = [*network(batch).float().split(len(tiles))]
+                for axes in group:
+                    outputs, out = self._swapped_outputs(axes), answers.pop(0)  # held once: of 118 classes it is large
+                    out = out.flip(_dims(axes)) if axes else out
+                    if total is None:
+                        # In the memory format of the outputs: on a CPU, adding across formats takes 15 times as long.
+                        total = torch.zeros_like(out)
+                    total += out if outputs is None else out[:, outputs]
         assert total is not None
         return total.div_(len(mirrors) * len(self.networks))
 
@@ -117,6 +120,11 @@ class Ensemble:
         for left, right in pairs:
             order[channel[left]], order[channel[right]] = channel[right], channel[left]
         return order if pairs else None
+
+
+def _dims(axes: Sequence[int]) -> list[int]:
+    """Spatial axes as dimensions of a batch."""
+    return [2 + axis for axis in axes]
 
 
 def load_ensemble(
@@ -203,7 +211,7 @@ def load_members(
     for folder, member in zip(folders[1:], members[1:], strict=True):
         for what in ("labels", "regions_class_order", "channel_names", "orientation", "transpose_forward"):
             own, other = getattr(first, what), getattr(member.plan, what)
-            if own != other:
+            if own != other or (what == "labels" and not first.scheme.means_the_same(member.plan.scheme)):
                 raise UsageError(
                     f"{folders[0]} and {folder} cannot answer together: {what} is {own} in one and {other} in the "
                     "other; predict with each"
@@ -211,18 +219,37 @@ def load_members(
     return members
 
 
+def _without_memory(build: Callable[[], nn.Module]) -> nn.Module | None:
+    """The network with tensors that take no memory until weights that fit are assigned.
+
+    None where that does not work: a network of a plugin may compute with numbers while it is built, or hold what is
+    not among its weights.
+    """
+    try:
+        with torch.device("meta"):
+            network = build()
+    except Exception:
+        return None
+    named = {name for name, _ in chain(network.named_parameters(), network.named_buffers())}
+    return network if named <= network.state_dict().keys() else None
+
+
 def _load_network(model: Model, configuration: Configuration, path: Path, device: torch.device) -> nn.Module:
     tensors, facts = load_weights(path)
     if path.name == WEIGHTS["latest"]:
         tensors = weights_of_state(tensors)
-    with torch.device("meta"):  # no memory before it is known that the weights fit
-        network = build_network(
-            configuration.network,
-            n_channels=model.plan.input_channels(model.configuration),
-            n_outputs=model.plan.scheme.n_outputs,
-        )
+    build = partial(
+        build_network,
+        configuration.network,
+        n_channels=model.plan.input_channels(model.configuration),
+        n_outputs=model.plan.scheme.n_outputs,
+    )
+    network = _without_memory(build)
+    assign = network is not None
+    network = network or build()
+    types = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     try:
-        network.load_state_dict(tensors, assign=True)
+        network.load_state_dict({name: t.to(types.get(name, t.dtype)) for name, t in tensors.items()}, assign=assign)
     except RuntimeError as error:
         found = (
             f"the weights do not fit the network of {model.configuration} (made by {facts.get('autoseg_version', '?')})"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.core.errors import DataError, Problem
-from autoseg.core.files import read_json, write_json
+from autoseg.core.files import content_key, read_json, write_json
 from autoseg.core.geometry import Geometry
 from autoseg.io.probability_file import ProbabilityFile
 from autoseg.prediction.ensemble import Ensemble
@@ -73,8 +73,8 @@ def predict_cases(
         progress: called with a case's id and the share of its tiles that are done.
 
     Yields:
-        In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences,
-        "files": names of what was written}, or what went wrong: a DataError with all defects of the case, a
+        In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences},
+        or what went wrong: a DataError with all defects of the case, a
         DeviceError, an OSError. A file from before is gone then.
     """
     settings, started = settings or Settings(), dict.fromkeys(cases, 0.0)
@@ -103,8 +103,7 @@ def predict_cases(
         case.write_labels(target.labels, made.labels, names=scheme.names_of_values, model=members[0].plan.dataset)
         volumes = scheme.volumes_ml(made.labels, voxel_ml=made.geometry.voxel_volume_ml)
         seconds = round(time.monotonic() - started[name], 3)
-        files = [path.name for path in target.paths]
-        return {"seconds": seconds, "volumes_ml": volumes, "warnings": [*made.warnings], "files": files}
+        return {"seconds": seconds, "volumes_ml": volumes, "warnings": [*made.warnings]}
 
     for name, result in overlapped(cases, read=read, compute=compute, finish=finish):
         if isinstance(result, Exception):
@@ -142,6 +141,24 @@ def _segment(
         )
 
 
+def is_as_written(entry: dict[str, Any], path: Path) -> bool:
+    """Whether a file is there as an entry of prediction.json says that it was written."""
+    files = entry.get("files")
+    try:
+        return isinstance(files, dict) and files.get(path.name) == content_key(files=[path])
+    except OSError:
+        return False
+
+
+def recorded_cases(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the records in a prediction folder say of each case that was done: an entry per record."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in _records(folder):
+        for case, entry in _read_record(path)["cases"].items():
+            found.setdefault(case, []).append(entry)
+    return found
+
+
 def asked_cases(folder: Path) -> set[str] | None:
     """Ids of the cases that a prediction folder was to hold, failed ones included; None without a prediction.json."""
     records = _records(folder)
@@ -175,27 +192,22 @@ class PredictionRecord:
         self._elsewhere = {case: entry for cases in parts for case, entry in cases.items()}
         self.value: dict[str, Any] = {**facts, "cases": own, "failures": []}
 
-    def key_of(self, case: str) -> str | None:
-        """What the stored prediction of a case was made from; None when there is none."""
-        key: str | None = self.value["cases"].get(case, {}).get("key")
-        return key
-
     def holds(self, case: str, *, key: str, files: Sequence[Path]) -> bool:
-        """Whether a case was predicted from what `key` says, and all these files were written then and are there.
+        """Whether a case was made from what `key` says, and all these files are as they were written then.
 
         What another part of the same job did counts too, and is entered here.
         """
         for entries in (self.value["cases"], self._elsewhere):
             entry = entries.get(case, {})
-            written = entry.get("files", [path.name for path in files[:1]])
-            if entry.get("key") == key and all(path.name in written and path.is_file() for path in files):
+            if entry.get("key") == key and all(is_as_written(entry, path) for path in files):
                 self.value["cases"][case] = entry
                 return True
         return False
 
-    def add(self, case: str, *, key: str, facts: dict[str, Any]) -> None:
-        """Enter a finished case: seconds, volumes_ml, warnings."""
-        self.value["cases"][case] = {"key": key, **facts}
+    def add(self, case: str, *, key: str, files: Sequence[Path], facts: dict[str, Any]) -> None:
+        """Enter a finished case: the files that were written; seconds, volumes_ml, warnings."""
+        hashes = {path.name: content_key(files=[path]) for path in files}
+        self.value["cases"][case] = {"key": key, **facts, "files": hashes}
         write_json(self.path, self.value)
 
     def finish(self, problems: list[Problem]) -> list[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,24 +112,32 @@ def segment(
     Raises:
         DeviceError: the memory does not suffice, or an answer is not finite.
     """
-    earlier = []
-    for member, first_stage in zip(members, image.earlier, strict=True):
-        labels = None
-        if member.previous is not None and first_stage is not None:
-            labels = segment([member.previous], first_stage, settings, planned=planned)
-        earlier.append(labels)
-    plan = _plan(members, image, settings)
-    planned(plan)
-    grids, scheme = image.grids, members[0].plan.scheme
     shares = [0.0] * len(members)
 
     def advance(number: int, share: float) -> None:
         shares[number] = share
         progress(sum(shares) / len(shares))
 
+    earlier = []
+    for i, (member, first_stage) in enumerate(zip(members, image.earlier, strict=True)):
+        labels = None
+        if member.previous is not None and first_stage is not None:
+            half = partial(_halfway, partial(advance, i))
+            labels = segment([member.previous], first_stage, settings, progress=half)
+        earlier.append(labels)
+    plan = _plan(members, image, settings, probabilities=on_probabilities is not None)
+    planned(plan)
+    grids, scheme = image.grids, members[0].plan.scheme
     with torch.inference_mode():
         streams = [
-            _native_logits(member, case, labels, settings, plan, lambda share, i=i: advance(i, share))  # type: ignore[misc]
+            _native_logits(
+                member,
+                case,
+                labels,
+                settings,
+                plan,
+                partial(advance, i) if labels is None else partial(_halfway, partial(advance, i), begun=0.5),
+            )
             for i, (member, case, labels) in enumerate(zip(members, image.cases, earlier, strict=True))
         ]
         inside = np.empty(grids.cropped_shape, dtype=scheme.output_dtype)
@@ -142,6 +151,11 @@ def segment(
     return restore_labels(inside, grids)
 
 
+def _halfway(advance: Callable[[float], None], share: float, *, begun: float = 0.0) -> None:
+    """Progress of one stage of two."""
+    advance(begun + share / 2)
+
+
 def predict_image(
     members: Sequence[Ensemble], image: NDArray[np.float32], *, spacing_mm: Spacing, settings: Settings | None = None
 ) -> NDArray[np.unsignedinteger]:
@@ -149,19 +163,21 @@ def predict_image(
     return segment(members, prepare_image(members, image, spacing_mm=spacing_mm), settings or Settings())
 
 
-def _plan(members: Sequence[Ensemble], image: PreparedImage, settings: Settings) -> MemoryPlan:
+def _plan(members: Sequence[Ensemble], image: PreparedImage, settings: Settings, *, probabilities: bool) -> MemoryPlan:
     """The way of working that fits; what the C library holds of earlier cases is given back if that may help."""
     try:
-        plan = _plan_with(members, image, settings)
+        plan = _plan_with(members, image, settings, probabilities=probabilities)
         if plan.read_ahead and plan.place != "file":
             return plan
     except DeviceError:
         pass
     give_back_freed_memory()
-    return _plan_with(members, image, settings)
+    return _plan_with(members, image, settings, probabilities=probabilities)
 
 
-def _plan_with(members: Sequence[Ensemble], image: PreparedImage, settings: Settings) -> MemoryPlan:
+def _plan_with(
+    members: Sequence[Ensemble], image: PreparedImage, settings: Settings, *, probabilities: bool
+) -> MemoryPlan:
     free = available_memory_gb()
     if settings.max_memory_gb is not None:
         free = min(free, settings.max_memory_gb - used_memory_gb())
@@ -174,6 +190,7 @@ def _plan_with(members: Sequence[Ensemble], image: PreparedImage, settings: Sett
         next_case_gb=image.gigabytes + 2 * 4e-9 * len(members[0].plan.channel_names) * float(np.prod(grids.shape)),
         host_gb=free,
         device_gb=torch_device_gb(members[0].device),
+        probabilities=probabilities,
     )
 
 
@@ -190,14 +207,15 @@ def _native_logits(
     if earlier is not None:
         labels = prepare_segmentation(member.plan.scheme.encode(earlier), case.grids, device=str(member.device))
         network_input = torch.cat([network_input, torch.from_numpy(labels)[None]])
+    at_once = min(plan.tiles_at_once, usual_tiles(member.patch, member.device))
     slabs = stream_logits(
         network_input,
-        member.logits,
+        partial(member.logits, at_once=at_once),
         patch_size=tuple(member.configuration.patch_size),
         n_outputs=member.n_outputs,
         step=settings.step,
         device=member.device,
-        tiles_at_once=min(plan.tiles_at_once, usual_tiles(member.patch, member.device)),
+        tiles_at_once=at_once,
         accumulator=Accumulator(
             member.device if plan.place == "device" else torch.device("cpu"),
             folder=(settings.folder or Path(tempfile.gettempdir())) if plan.place == "file" else None,

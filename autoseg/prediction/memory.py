@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from autoseg.core.errors import DeviceError
+from autoseg.io.probability_file import COLLECTED_BYTES
 from autoseg.nets.memory import inference_memory_gb
 from autoseg.prediction.decode import CHUNK_BYTES
 from autoseg.prediction.ensemble import Ensemble
@@ -84,6 +85,7 @@ def plan_memory(
     next_case_gb: float,
     host_gb: float,
     device_gb: float | None,
+    probabilities: bool = False,
 ) -> MemoryPlan:
     """Choose the fastest way of working that fits.
 
@@ -96,6 +98,7 @@ def plan_memory(
         next_case_gb: what reading the next case takes.
         host_gb: main memory that may be used, beyond what the process holds.
         device_gb: memory that is free on the GPU, None without one.
+        probabilities: whether they are written too.
 
     Raises:
         DeviceError: not even one tile at a time fits.
@@ -103,9 +106,12 @@ def plan_memory(
     row = 4e-9 * n_outputs * native_shape[1] * native_shape[2]
     # several models' rows are stacked, turned into probabilities and averaged
     n_blocks = NATIVE_BLOCKS * len(streams) + (len(streams) + 2 if len(streams) > 1 else 0)
-    blocks = n_blocks * max(CHUNK_BYTES / 1e9, row) + sum(stream.kept_gb for stream in streams)
+    block = max(CHUNK_BYTES / 1e9, row)
+    blocks = (n_blocks + probabilities) * block + sum(stream.kept_gb for stream in streams)
     padded = sum(stream.padded_gb for stream in streams)
     labels = 4 * 2e-9 * prod(native_shape)  # inside the crop, in the whole image, as stored, and compressed
+    if probabilities:  # scaled; as bytes collected, joined and turned
+        labels += block + 3 * (COLLECTED_BYTES / 1e9 + block / 4)
     sums = sum(stream.accumulator_gb for stream in streams)
     moved = max(stream.answer_gb for stream in streams)
     most = max(stream.usual_tiles for stream in streams)

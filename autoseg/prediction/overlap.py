@@ -6,7 +6,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -29,14 +28,22 @@ def overlapped(
     (because memory is scarce), reading begins when it is done.
     """
     waiting = iter(items)
+    ended: list[Exception] = []  # what the items' iterator raised: no fault of the item that is computed then
     with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "finish") as writer:
         reading: deque[tuple[Item, Future[Read]]] = deque()
         finishing: deque[tuple[Item, Future[Result]]] = deque()
 
         def read_next() -> None:
-            if not reading:
-                for item in islice(waiting, 1):
-                    reading.append((item, reader.submit(read, item)))
+            if reading or ended:
+                return
+            try:
+                item = next(waiting)
+            except StopIteration:
+                return
+            except Exception as error:
+                ended.append(error)
+                return
+            reading.append((item, reader.submit(read, item)))
 
         read_next()
         while reading:
@@ -55,6 +62,8 @@ def overlapped(
                 yield _outcome(*finishing.popleft())
             finishing.append((item, outcome))
         yield from (_outcome(*pair) for pair in finishing)
+    if ended:
+        raise ended[0]
 
 
 def _taken(future: Future[Read]) -> Read:

@@ -10,7 +10,7 @@ import torch
 
 from autoseg.core.errors import DataError, Problem
 from autoseg.io.images import read_geometry, write_labels
-from autoseg.io.probability_file import LEVELS, StoredProbabilities, open_probabilities
+from autoseg.io.probability_file import LEVELS, open_probabilities
 from autoseg.prediction.decode import decode
 
 SLAB_BYTES = 2**26  # of the sums of a slab
@@ -18,11 +18,14 @@ SLAB_BYTES = 2**26  # of the sums of a slab
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCase:
-    """Files of probabilities of one case, an image file on its grid, and where the labels go."""
+    """Files of probabilities of one case, the label files that lie beside them, and where the labels go.
+
+    The result has the grid of the first label file, from which the others must not differ.
+    """
 
     case: str
     probabilities: tuple[Path, ...]
-    like: Path
+    like: tuple[Path, ...]
     target: Path
 
 
@@ -36,10 +39,13 @@ def ensemble_stored(job: StoredCase) -> dict[str, float]:
         DataError: a file is damaged, or has other labels or another grid than the first.
     """
     stored = [open_probabilities(path) for path in job.probabilities]
-    first, geometry = stored[0], read_geometry(job.like)
+    first, geometry = stored[0], read_geometry(job.like[0])
     for other in stored:
-        _check(other, first.scheme == other.scheme, "has other labels than", first.path, job.case)
-        _check(other, geometry.shape == other.shape, "has another grid than", job.like, job.case)
+        _check(first.scheme.means_the_same(other.scheme), other.path, f"has other labels than {first.path}", job.case)
+        _check(geometry.shape == other.shape, other.path, f"has another grid than {job.like[0]}", job.case)
+    for path in job.like[1:]:
+        errors, _ = geometry.differences(read_geometry(path))
+        _check(not errors, path, f"{'; '.join(errors)} ({job.like[0]})", job.case)
     scheme, (axis, thickness) = first.scheme, first.rows
     labels = np.empty(first.shape, dtype=scheme.output_dtype)
     plane = 4 * scheme.n_outputs * labels.size // labels.shape[axis]
@@ -51,11 +57,11 @@ def ensemble_stored(job: StoredCase) -> dict[str, float]:
         place = (slice(None),) * axis + (slice(start, start + thickness),)
         labels[place] = decode(torch.from_numpy(total), scheme)
     labels = geometry.orientation.apply(labels)
-    write_labels(job.target, labels, like=job.like, names=scheme.names_of_values)
+    write_labels(job.target, labels, like=job.like[0], names=scheme.names_of_values)
     return scheme.volumes_ml(labels, voxel_ml=geometry.voxel_volume_ml)
 
 
-def _check(file: StoredProbabilities, fits: bool, found: str, other: Path, case: str) -> None:
+def _check(fits: bool, path: Path, found: str, case: str) -> None:
     if not fits:
         todo = "average predictions of the same images by models with the same labels"
-        raise DataError(Problem(case=case, file=str(file.path), found=f"{found} {other}", next=todo))
+        raise DataError(Problem(case=case, file=str(path), found=found, next=todo))

@@ -149,3 +149,9 @@ def test_sides_without_one_partner_are_lonely(names: list[str], lonely: list[str
 )
 def test_other_names_tell_no_side(names: list[str]) -> None:
     assert left_right_pairs(names) == ([], [])
+
+
+def test_volumes_are_counted_without_ignored_voxels():
+    scheme = LabelScheme(declared={"background": 0, "a": 1, "whole": (1, 3), "ignore": 9}, regions_class_order=(1, 3))
+    labels = np.array([[[0, 1, 1], [3, 9, 9]]], dtype=np.uint8)
+    assert scheme.volumes_ml(labels, voxel_ml=0.5) == {"a": 1.0, "whole": 1.5}

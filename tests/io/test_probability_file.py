@@ -141,7 +141,7 @@ def test_any_box_in_blocks_of_any_size(volume: tuple, exclusive: bool, slab_byte
     inside = draw(n_outputs, [stop - start for start, stop in box], exclusive=exclusive)
     facts = {"shape": shape, "box": box, "orientation": orientation, "exclusive": exclusive}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probability_file, "SLAB_BYTES", slab_bytes)  # few bytes: a row at a time
+        patch.setattr(probability_file, "COLLECTED_BYTES", slab_bytes)  # few bytes: a row at a time
         write(Path(folder) / "a.b2nd", inside, blocks=blocks, **facts)
         check(Path(folder) / "a.b2nd", expected(inside, **facts))
 

@@ -414,10 +414,11 @@ def test_a_worker_of_a_cluster_predicts_from_its_job_alone(
 
     def work_elsewhere(self: WorkerPool, function: Any, jobs: Any, *, ahead: int = 2) -> Any:
         assert self.scheduler == "tcp://somewhere"
-        monkeypatch.chdir(tmp_path / "elsewhere")
         for job in jobs:
             handed_out.append(pickle.dumps(job))
-            result = function(pickle.loads(handed_out[-1]))
+            with monkeypatch.context() as there:
+                there.chdir(tmp_path / "elsewhere")
+                result = function(pickle.loads(handed_out[-1]))
             yield Outcome(job=job, result=result)
 
     (tmp_path / "elsewhere").mkdir()
@@ -432,6 +433,47 @@ def test_a_worker_of_a_cluster_predicts_from_its_job_alone(
         assert np.array_equal(
             voxels(tmp_path / "here" / f"{case}.nii.gz"), voxels(tmp_path / "there" / f"{case}.nii.gz")
         )
+    options = {
+        where: json.loads((tmp_path / where / "prediction.json").read_text())["options"] for where in ("here", "there")
+    }
+    assert [options[where]["precision"] for where in ("here", "there")] == [
+        "float32",
+        "auto",
+    ]  # each worker chooses its own
+
+
+def test_channels_of_one_name_have_folders_of_their_own(tmp_path: Path, make_plan: MakePlan) -> None:
+    from autoseg.pipeline.container import write_container
+
+    names = ["MRI", "T1+", "MRI", "T1-", "???"]
+    write_container(tmp_path / "c", name="Five", channel_names=names)
+    inputs = json.loads((tmp_path / "c" / "config.json").read_text())["inputs"]
+    assert inputs == ["images/mri-0", "images/t1-1", "images/mri-2", "images/t1-3", "images/image"]
+    for folder, cases in zip(inputs, ("ab", "ab", "ab", "ac", "ab"), strict=True):
+        for case in cases:
+            write_image(tmp_path / "input" / folder / f"{case}.mha")
+    environment = {**os.environ, "INPUT": str(tmp_path / "input"), "OUTPUT": str(tmp_path / "output")}
+    command = [sys.executable, str(tmp_path / "c" / "process.py")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "all channels of a case need the same file name" in done.stderr
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_image_is_never_overwritten_through_a_link(tmp_path: Path, place: list[str], capsys: Any) -> None:
+    image, links = tmp_path / "in" / "p_0000.nii.gz", tmp_path / "links"
+    links.mkdir()
+    for name in ("p.nii.gz", "q_0000.nii.gz"):
+        (links / name).symlink_to(image)
+    before = image.read_bytes()
+    assert predict.main([*place, "-c", "small", "-i", str(links / "p.nii.gz"), "-o", str(tmp_path / "in")]) == 2
+    assert "the output folder is the input folder" in capsys.readouterr().err
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "q.nii.gz").symlink_to(image)
+    assert predict.main([*place, "-c", "small", "-i", str(links / "q_0000.nii.gz"), "-o", str(out)]) == 2
+    assert "is the image itself, by a link" in capsys.readouterr().err
+    assert image.read_bytes() == before
 
 
 def test_a_container_segments_what_a_challenge_puts_there(tmp_path: Path, place: list[str]) -> None:

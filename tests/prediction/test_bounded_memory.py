@@ -64,13 +64,14 @@ def measured(folder: Path, *, length: int, limit: float | None) -> tuple[str, fl
 def test_memory_does_not_grow_with_the_length_of_the_scan(tmp_path: Path) -> None:
     found = {length: measured(tmp_path, length=length, limit=None) for length in LENGTHS}
     (_, short, foretold), (place, long, _) = (found[length] for length in LENGTHS)
-    rows = (LENGTHS[1] - LENGTHS[0]) * NATIVE[0] * NATIVE[1] / 1e9
+    more_logits = 4e-9 * CLASSES * (LENGTHS[1] - LENGTHS[0]) * NATIVE[0] * NATIVE[1]
     all_logits = 4e-9 * CLASSES * LENGTHS[1] * NATIVE[0] * NATIVE[1]
     print(f"{found}; all logits would be {all_logits:.1f} GB")
     assert place == "memory"
     assert long < 8
-    # an image of 32 bits as it is read, cropped, normalised and mirrored, its labels, and nothing per class
-    assert long - short < rows * 6 * 4
+    # Grey values and labels grow (0.2 GB), what there is per class must not (4 GB). How the C library cuts up freed
+    # blocks moves a peak by 0.3 GB from run to run.
+    assert long - short < more_logits / 5
     assert long < foretold + 1.5  # beyond: the libraries, and the image
 
 

@@ -12,7 +12,7 @@ from autoseg.core.errors import DataError, UsageError
 from autoseg.core.plan import Model, Plan
 from autoseg.core.workspace import fold_folder
 from autoseg.io.weights import save_weights
-from autoseg.nets.build import build_network
+from autoseg.nets.build import build_network, networks
 from autoseg.prediction.ensemble import Ensemble, load_ensemble
 
 MakePlan = Callable[..., Plan]
@@ -66,6 +66,8 @@ def test_logits_are_the_mean_over_networks_and_flips(make_plan: MakePlan, patch:
     plan = make_plan(patch_size=patch, mirror_axes=axes, normalization=("none", "none"))
     ensemble, tiles = ensemble_of(plan, seeds=(0, 1, 2)), tiles_for(plan)
     logits = ensemble.logits(tiles)
+    for at_once in (2, 3, 6, 100):  # whatever goes through the networks together
+        torch.testing.assert_close(ensemble.logits(tiles, at_once=at_once), logits, atol=1e-5, rtol=1e-5)
     assert logits.shape == (2, 2, *patch)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, flipped_mean(ensemble, tiles, axes=axes, side=None), atol=1e-5, rtol=1e-5)
@@ -95,7 +97,9 @@ def test_a_mirrored_patient_gets_the_mirrored_answer(make_plan: MakePlan) -> Non
     plan = make_plan(labels=SIDED, mirror_axes=[2], mirror_label_pairs=PAIRS)
     ensemble, tiles = ensemble_of(plan), tiles_for(plan)
     mirrored = ensemble.logits(tiles.flip(4)).flip(4)
-    torch.testing.assert_close(mirrored[:, [0, 3, 2, 1]], ensemble.logits(tiles), atol=1e-5, rtol=1e-5)
+    for at_once in (1, 4, 100):
+        answer = ensemble.logits(tiles, at_once=at_once)
+        torch.testing.assert_close(mirrored[:, [0, 3, 2, 1]], answer, atol=1e-5, rtol=1e-5)
 
 
 def test_without_mirroring_every_network_is_asked_once(make_plan: MakePlan) -> None:
@@ -157,6 +161,37 @@ def test_all_is_taken_when_there_is_nothing_else(results: tuple[Path, Plan]) -> 
     for fold in (0, 1):
         (fold_folder(folder, fold) / "weights.safetensors").unlink()
     assert load_ensemble(folder, folds=None, device=CPU).folds == ("all",)
+
+
+class Foreign(nn.Module):
+    """As plugins may be: it computes with numbers while it is built, and keeps what is not among its weights."""
+
+    def __init__(self, n_channels: int, n_outputs: int) -> None:
+        super().__init__()
+        self.scale = torch.linspace(1, 2, 3)[1].item()
+        self.register_buffer("shift", torch.tensor(0.25), persistent=False)
+        self.convolution = nn.Conv3d(n_channels, n_outputs, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolution(x) * self.scale + self.shift
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_network_of_a_plugin_is_loaded(
+    tmp_path: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    name = f"foreign_{dtype}"
+    networks.register(name)(lambda spec, n_channels, n_outputs: Foreign(n_channels, n_outputs))
+    plan = make_plan()
+    configuration = plan.configuration("small")
+    network = configuration.network.with_changes(name=name)
+    plan = plan.with_changes(configurations={"small": configuration.with_changes(network=network)})
+    Model(configuration="small", plan=plan, autoseg_version="0").write(tmp_path / "model.json")
+    original = Foreign(1, 2)
+    save_weights(fold_folder(tmp_path, 0) / "weights.safetensors", original.to(dtype).state_dict(), facts={})
+    loaded = load_ensemble(tmp_path, folds=None, device=CPU, precision="float32", mirroring=False)
+    tiles = tiles_for(plan)
+    torch.testing.assert_close(loaded.logits(tiles), original.float()(tiles).detach())
 
 
 def test_folds_that_are_missing_are_named(results: tuple[Path, Plan]) -> None:

@@ -84,7 +84,6 @@ def test_labels_are_written_on_the_grid_of_the_image(tmp_path: Path, make_plan: 
     assert facts == {
         "volumes_ml": {"dark": round(int((voxels == 1).sum()) * 1e-3, 4), "bright": (voxels == 2).sum() * 1e-3},
         "warnings": [],
-        "files": [f"in{ending}"],
     }
 
 
@@ -130,10 +129,17 @@ def test_a_case_with_too_few_channels_is_refused(tmp_path: Path, make_plan: Make
 
 def test_the_record_survives_a_kill_and_forgets_failed_cases(tmp_path: Path) -> None:
     record = PredictionRecord(tmp_path, part=(0, 1), facts={"model": "m"})
-    record.add("a", key="k1", facts={"seconds": 1.235, "volumes_ml": {}, "warnings": ["odd; look"]})
-    record.add("b", key="k2", facts={"seconds": 2, "volumes_ml": {}, "warnings": []})
+    a, b = (tmp_path / f"{case}.nii.gz" for case in "ab")
+    for path in (a, b):
+        path.write_bytes(b"labels")
+    record.add("a", key="k1", files=[a], facts={"seconds": 1.235, "volumes_ml": {}, "warnings": ["odd; look"]})
+    record.add("b", key="k2", files=[b], facts={"seconds": 2, "volumes_ml": {}, "warnings": []})
     again = PredictionRecord(tmp_path, part=(0, 1), facts={"model": "m"})
-    assert (again.key_of("a"), again.key_of("b"), again.key_of("c")) == ("k1", "k2", None)
+    assert again.holds("a", key="k1", files=[a])
+    assert not again.holds("a", key="k2", files=[a])
+    assert again.holds("b", key="k2", files=[b])
+    assert not again.holds("b", key="k2", files=[b, tmp_path / "b_probabilities.b2nd"])
+    assert not again.holds("c", key="k1", files=[a])
     warnings = again.finish([Problem(case="b", file="b.nii.gz", found="damaged", next="replace")])
     assert [(warning.case, warning.found) for warning in warnings] == [("a", "odd; look")]
     value = read_json(tmp_path / "prediction.json")
@@ -147,10 +153,25 @@ def test_parts_are_recorded_apart_and_asked_together(tmp_path: Path) -> None:
     assert asked_cases(tmp_path) is None
     for number, case in enumerate("ab"):
         record = PredictionRecord(tmp_path, part=(number, 2), facts={})
-        record.add(case, key="k", facts={"warnings": []})
+        record.add(case, key="k", files=[], facts={"warnings": []})
         record.finish([])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prediction_part0of2.json", "prediction_part1of2.json"]
     assert asked_cases(tmp_path) == {"a", "b"}
+
+
+def test_a_file_that_was_written_since_is_not_kept(tmp_path: Path) -> None:
+    """Two parts predict with one set of options, a run of all with another, then all with the first again."""
+    path = tmp_path / "a.nii.gz"
+    for part, key in (((0, 2), "first"), ((0, 1), "second")):
+        path.write_text(key)
+        PredictionRecord(tmp_path, part=part, facts={}).add("a", key=key, files=[path], facts={"warnings": []})
+    again = PredictionRecord(tmp_path, part=(0, 1), facts={})
+    assert not again.holds("a", key="first", files=[path])
+    assert again.holds("a", key="second", files=[path])
+    path.write_text("cut off")
+    assert not again.holds("a", key="second", files=[path])
+    path.unlink()
+    assert not again.holds("a", key="second", files=[path])
 
 
 def test_a_foreign_prediction_json_is_refused(tmp_path: Path) -> None:

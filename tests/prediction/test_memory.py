@@ -42,10 +42,27 @@ def plan(
     device_gb: float | None = None,
     streams: tuple[Stream, ...] = (STREAM,),
     next_case_gb: float = 1.0,
+    probabilities: bool = False,
 ) -> MemoryPlan:
     return plan_memory(
-        streams, n_outputs=3, native_shape=NATIVE, next_case_gb=next_case_gb, host_gb=host_gb, device_gb=device_gb
+        streams,
+        n_outputs=3,
+        native_shape=NATIVE,
+        next_case_gb=next_case_gb,
+        host_gb=host_gb,
+        device_gb=device_gb,
+        probabilities=probabilities,
     )
+
+
+@pytest.mark.parametrize("device_gb", [None, 50.0])
+def test_probabilities_take_blocks_of_their_own(device_gb: float | None) -> None:
+    without, with_them = (plan(host_gb=50, device_gb=device_gb, probabilities=wanted) for wanted in (False, True))
+    block = max(2**26, 4 * 3 * NATIVE[1] * NATIVE[2]) / 1e9
+    host = block + 3 * (2**25 / 1e9 + block / 4)
+    on_device = with_them.device_gb - without.device_gb
+    assert on_device == pytest.approx(0 if device_gb is None else block)
+    assert with_them.host_gb - without.host_gb == pytest.approx(host + (block if device_gb is None else 0))
 
 
 def ensemble_of(made: Plan) -> Ensemble:

@@ -340,3 +340,18 @@ def test_an_interrupt_in_a_thread_passes(step: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         list(results)
     assert not extra_threads()
+
+
+def test_an_error_of_the_items_comes_after_what_was_begun() -> None:
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        raise OSError("no third item")
+
+    def compute(number: int, arrived: int, read_next: ReadNext) -> int:
+        read_next()
+        return arrived * 10
+
+    results = overlapped(items(), read=lambda n: n, compute=compute, finish=lambda n, made: made)
+    assert [next(results), next(results)] == [(1, 10), (2, 20)]
+    with pytest.raises(OSError, match="no third item"):
+        next(results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from autoseg.cli import ensemble
+from autoseg.core.files import write_json
 from autoseg.core.geometry import Geometry, Orientation
 from autoseg.core.labels import LabelScheme
 from autoseg.io.probability_file import ProbabilityFile
-from autoseg.prediction import stored
+from autoseg.prediction import PredictionRecord, stored
 
 SHAPE = (5, 6, 7)
 LABELS = LabelScheme(declared={"background": 0, "b": 300, "a": 7})
@@ -36,7 +38,13 @@ def write_image(path: Path, geometry: Geometry = TURNED) -> None:
 
 
 def write_prediction(
-    folder: Path, case: str, levels: NDArray[np.uint8], *, scheme: LabelScheme, rows: Orientation = STORED
+    folder: Path,
+    case: str,
+    levels: NDArray[np.uint8],
+    *,
+    scheme: LabelScheme,
+    rows: Orientation = STORED,
+    geometry: Geometry = TURNED,
 ) -> None:
     """Levels (n_outputs, Z, Y, X) as stored, written along another axis; and a label file that gives the grid."""
     turned = rows.apply(levels.astype(np.float32) / 255)
@@ -46,7 +54,7 @@ def write_prediction(
     path = folder / f"{case}_probabilities.b2nd"
     with ProbabilityFile(path, scheme=scheme, shape=shape, box=box, orientation=rows) as file:
         file.add(np.ascontiguousarray(turned))
-    write_image(folder / f"{case}.nii.gz")
+    write_image(folder / f"{case}.nii.gz", geometry)
 
 
 def random_levels(scheme: LabelScheme, seed: int) -> NDArray[np.uint8]:
@@ -93,8 +101,13 @@ def test_the_mean_decides(
 def test_what_cannot_be_averaged_is_told_and_the_rest_done(tmp_path: Path, capsys: Any) -> None:
     a, b, out = tmp_path / "a", tmp_path / "b", tmp_path / "out"
     other = LabelScheme(declared={"background": 0, "b": 300, "c": 7})
-    for case in ("good", "lonely", "labels", "grid", "damaged"):
+    for case in ("good", "lonely", "labels", "grid", "moved", "damaged"):
         write_prediction(a, case, random_levels(LABELS, 0), scheme=LABELS)
+    write_image(a / "unlabelled.nii.gz")
+    moved = replace(TURNED, origin_mm=(0.0, 5.0, 6.0))
+    write_prediction(b, "moved", random_levels(LABELS, 1), scheme=LABELS, geometry=moved)
+    write_json(a / "prediction.json", {"cases": {}, "failures": [{"case": "failed"}]})
+    write_image(out / "lonely.nii.gz")  # of an ensemble before
     write_prediction(b, "good", random_levels(LABELS, 1), scheme=LABELS)
     write_prediction(b, "labels", random_levels(LABELS, 1), scheme=other)
     write_prediction(b, "grid", random_levels(LABELS, 1)[:, :3], scheme=LABELS)
@@ -102,13 +115,43 @@ def test_what_cannot_be_averaged_is_told_and_the_rest_done(tmp_path: Path, capsy
     assert ensemble.main(["-i", str(a), str(b), "-o", str(out), "-np", "0", "--json"]) == 1
     printed = capsys.readouterr()
     found = {p["case"]: p["found"] for p in json.loads(printed.out)["problems"]}
-    assert found.keys() == {"lonely", "labels", "grid", "damaged"}
+    assert found.keys() == {"lonely", "labels", "grid", "moved", "damaged", "failed"}
     assert found["lonely"] == "has no probabilities"
     assert "has other labels than" in found["labels"]
     assert "has another grid than" in found["grid"]
+    assert "origin 4 5 6 instead of" in found["moved"] or "instead of 4 5 6" in found["moved"]
+    assert found["failed"] == "has no probabilities"
     assert "is no intact file of probabilities" in found["damaged"]
     assert [path.name for path in out.glob("*.nii.gz")] == ["good.nii.gz"]
     assert "Traceback" not in printed.err
+
+
+def test_regions_in_another_order_are_other_outputs(tmp_path: Path, capsys: Any) -> None:
+    turned = LabelScheme(declared={"background": 0, "core": 2, "whole": (1, 2)}, regions_class_order=(1, 2))
+    for folder, scheme in (("a", REGIONS), ("b", turned)):
+        write_prediction(tmp_path / folder, "p", random_levels(scheme, 0), scheme=scheme)
+    words = ["-i", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "out"), "-np", "0"]
+    assert ensemble.main(words) == 1
+    assert "has other labels than" in capsys.readouterr().err
+
+
+def test_probabilities_of_an_earlier_prediction_are_not_averaged(tmp_path: Path, capsys: Any) -> None:
+    source = tmp_path / "a"
+    write_prediction(source, "p", random_levels(LABELS, 0), scheme=LABELS)
+    words = ["-i", str(source), "-o", str(tmp_path / "out"), "-np", "0"]
+    record = PredictionRecord(source, part=(0, 1), facts={})
+    record.add("p", key="new", files=[source / "p.nii.gz"], facts={"warnings": []})
+    assert ensemble.main(words) == 1
+    assert "is of another prediction than the labels" in capsys.readouterr().err
+    record.add("p", key="new", files=[*source.glob("p[._]*")], facts={"warnings": []})
+    assert ensemble.main(words) == 0
+
+
+def test_without_an_image_file_the_way_out_is_told(tmp_path: Path, capsys: Any) -> None:
+    write_prediction(tmp_path / "a", "p", random_levels(LABELS, 0), scheme=LABELS)
+    (tmp_path / "a" / "p.nii.gz").rename(tmp_path / "a" / "p.dcm")
+    assert ensemble.main(["-i", str(tmp_path / "a"), "-o", str(tmp_path / "out"), "-np", "0"]) == 1
+    assert "--format nii.gz" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,6 @@ def _joined(rank: int, port: int, function: Callable[..., None], *arguments: Any
         torch.set_num_threads(1)
         function(rank, *arguments)
     leave(0)
-    leave(0)
 
 
 def batch_of_four() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

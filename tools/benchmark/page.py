@@ -1,6 +1,6 @@
-"""results.json of compare.py -> documentation/benchmarks.md and its picture.
+"""results.json of compare.py, prediction.json of prediction.py -> documentation/benchmarks.md and its picture.
 
-Usage: page.py results.json
+Usage: page.py results.json prediction.json
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE, PICTURE = ROOT / "documentation" / "benchmarks.md", ROOT / "documentation" / "pictures" / "benchmark.png"
 INTRODUCTION = """# Benchmarks
 
+[Training](benchmarks_training.md) has a page of its own; [prediction](#prediction) comes below.
+
+## Planning and preprocessing
+
 Planning and preprocessing against nnU-Net 2.8.1, both with their default options, on the same cases and the same
 machine, in turn ({rounds} rounds; medians); but nnU-Net is given no more processes than there are CPUs instead of 8.
 Memory is the peak of the sum over all processes of a command, shared pages counted once. A ratio is the peer's figure
@@ -34,6 +38,18 @@ bash tools/benchmark/run.sh --data DIR --rounds {rounds}
 
 autoseg also checks every file (truncation, checksums, geometry, label values) in the times below;
 nnU-Net does so only when asked (`nnUNetv2_plan_and_preprocess --verify_dataset_integrity`), which it was not.
+"""
+PREDICTION = """
+## Prediction
+
+nnU-Net's own trained models, imported by `autoseg_import_model`; the same images, the same machine, in turn ({rounds}
+rounds; medians), mirroring on; autoseg computed in {precision}, nnU-Net in float32 as it always does on a CPU, and with
+the faster of two settings of its worker processes. "export" is the step from logits on the network's grid
+(100 x 160 x 160) to labels on the image's (150 x 320 x 320) alone.
+
+```bash
+python tools/benchmark/prediction.py --data DIR --peer ENV
+```
 """
 
 
@@ -64,6 +80,22 @@ def accuracy(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def prediction(results: list[dict[str, Any]]) -> list[str]:
+    """The paragraphs on prediction."""
+    rounds = sorted({len(one["rounds"]) for one in results})
+    rows = [
+        "| what | voxels with another label | nnU-Net's workers (reading, writing): seconds |",
+        "| --- | --- | --- |",
+    ]
+    for one in results:
+        tried = one.get("peer_workers", {})
+        workers = ", ".join(f"{name.replace('npp ', '').replace(' nps', ',')}: {s:.0f}" for name, s in tried.items())
+        rows.append(f"| {one['name']} | {one['other_labels']:.2g} | {workers or '-'} |")
+    precisions = sorted({one["precision"] for one in results if "precision" in one})
+    text = PREDICTION.format(rounds=" or ".join(map(str, rounds)), precision=" or ".join(precisions))
+    return [text, table(results), "", *rows]
+
+
 def picture(results: list[dict[str, Any]]) -> None:
     """Time ratios as bars on a logarithmic axis."""
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(results) + 1.2), layout="constrained")
@@ -82,6 +114,7 @@ def main() -> None:
     """Write page and picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
+    parser.add_argument("prediction", type=Path)
     args = parser.parse_args()
     content = json.loads(args.results.read_text())
     results = content["results"]
@@ -99,6 +132,7 @@ def main() -> None:
         "batchgenerators 0.25.1 does, the library by which nnU-Net resamples labels: with that version the maps with\n"
         "three labels are identical. Later versions (0.25.4 and 0.25.5 were looked at) take the label of the largest\n"
         "share; the two rules differ where three or more labels meet.",
+        *prediction(json.loads(args.prediction.read_text())["results"]),
     ]
     PAGE.write_text("\n".join(parts) + "\n")
     picture(results)

@@ -30,7 +30,7 @@ MODELS = {
     "resenc": (HIPPOCAMPUS, "nnUNetPlannerResEncM", "nnUNetResEncUNetMPlans", 10, 2),
     "spinal": (SPINAL, "ExperimentPlanner", "nnUNetPlans", 2, 2),
 }
-WORKERS = ((1, 1), (3, 3), (0, 0))  # of the peer for reading and for writing; its default is 3, 3
+WORKERS = ((1, 1), (3, 3))  # of the peer for reading and for writing; its default is 3, 3
 
 
 def smooth_logits(n_classes: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -113,6 +113,7 @@ def predict(bench: Bench, name: str, results: Path, *, device: str) -> dict[str,
     return {
         **result,
         "peer_workers": {f"npp {a} nps {b}": seconds for (a, b), seconds in tried.items()},
+        "precision": json.loads((out["own"] / "prediction.json").read_text())["options"]["precision"],
         **agreement(out["own"], out["peer"]),
     }
 
