@@ -47,6 +47,11 @@ rounds; medians), mirroring on; autoseg computed in {precision}, nnU-Net in floa
 the faster of two settings of its worker processes. "export" is the step from logits on the network's grid
 (100 x 160 x 160) to labels on the image's (150 x 320 x 320) alone.
 
+In 32-bit floats both programs leave the convolutions to the same library, and these are most of the time. autoseg gains
+by the channels-last memory format, by showing two tiles or mirrored copies to the network at a time, by reading and
+writing meanwhile, and by starting one process instead of three or more. In bf16, on CPUs that have it, nothing was
+measured.
+
 ```bash
 python tools/benchmark/prediction.py --data DIR --peer ENV
 ```
@@ -84,12 +89,14 @@ def prediction(results: list[dict[str, Any]]) -> list[str]:
     """The paragraphs on prediction."""
     rounds = sorted({len(one["rounds"]) for one in results})
     rows = [
-        "| what | voxels with another label | nnU-Net's workers (reading, writing): seconds |",
+        "| what | voxels with another label | nnU-Net with so many workers for reading and for writing |",
         "| --- | --- | --- |",
     ]
     for one in results:
         tried = one.get("peer_workers", {})
-        workers = ", ".join(f"{name.replace('npp ', '').replace(' nps', ',')}: {s:.0f}" for name, s in tried.items())
+        workers = "; ".join(
+            f"{name.replace('npp ', '').replace(' nps', ' and')}: {s:.0f} s" for name, s in tried.items()
+        )
         rows.append(f"| {one['name']} | {one['other_labels']:.2g} | {workers or '-'} |")
     precisions = sorted({one["precision"] for one in results if "precision" in one})
     text = PREDICTION.format(rounds=" or ".join(map(str, rounds)), precision=" or ".join(precisions))
