@@ -99,7 +99,8 @@ def predict(
         if options.overwrite or not record.holds(scan.id, key=keys[scan.id], files=paths.paths):
             jobs[scan.id] = (scan, paths)
     n_done = 0
-    progress("predict", 0, len(jobs), next(iter(jobs), ""))
+    if jobs:
+        progress("predict", 0, len(jobs), next(iter(jobs)))
     if options.scheduler is None:
         how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=target)
         results = prediction.predict_cases(

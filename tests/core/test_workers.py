@@ -68,7 +68,7 @@ def write_slowly(path):
     from autoseg.core.files import whole_file
     with whole_file(Path(path)) as temporary:
         temporary.write_bytes(b"half")
-        print(os.getpid(), flush=True)
+        os.write(1, f"{os.getpid()}\\n".encode())  # at once: two workers write to one pipe
         time.sleep(300)
 
 IMPORTED_BY = os.getpid()
@@ -191,11 +191,14 @@ def test_a_stopped_program_leaves_no_worker_and_if_asked_politely_no_half_file(
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as parent,
     ):
         assert parent.stdout is not None
-        workers = [int(parent.stdout.readline()) for _ in range(2)]
-        assert len([*written.iterdir()]) == 2
-        time.sleep(1)  # the third worker has nothing to do
-        parent.send_signal(number)
-        parent.wait(30)
+        try:
+            workers = [int(parent.stdout.readline()) for _ in range(2)]
+            assert len([*written.iterdir()]) == 2
+            time.sleep(1)  # the third worker has nothing to do
+            parent.send_signal(number)
+            parent.wait(30)
+        finally:
+            parent.kill()
     ended = time.monotonic() + 30
     while any(_alive(worker) for worker in workers):
         assert time.monotonic() < ended, "workers are left behind"
