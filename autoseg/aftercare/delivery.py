@@ -10,7 +10,7 @@ from typing import TypeVar
 from autoseg import __version__, prediction, refinement, submission
 from autoseg.core.dataset import FILE_ENDINGS
 from autoseg.core.errors import DataError, Problem, UsageError, problems_of
-from autoseg.core.files import content_key
+from autoseg.core.files import content_key, make_writable, set_aside
 from autoseg.core.strategy import Strategy
 from autoseg.core.workers import failure, supervised_map
 from autoseg.pipeline import CaseCounter, Outcome, Progress, few_workers, silent
@@ -32,6 +32,7 @@ def ensemble(
     asked = {case for source in sources for case in prediction.asked_cases(source) or ()}
     cases = sorted(asked.union(*found.values()))
     facts = {"ensemble_of": [str(source) for source in sources], "autoseg_version": __version__}
+    make_writable(target)
     record = prediction.PredictionRecord(target, part=(0, 1), facts=facts)
     keys: dict[str, str] = {}
     jobs: dict[str, prediction.StoredCase] = {}
@@ -101,6 +102,7 @@ def postprocess(
         "strategy": strategy.model_dump(mode="json"),
         "autoseg_version": __version__,
     }
+    make_writable(target)
     record = prediction.PredictionRecord(target, part=(0, 1), facts=facts)
     asked = prediction.asked_cases(source) or set()
     todo = "predict this case, then run the same command again"
@@ -141,6 +143,8 @@ def _write_each(
 ) -> list[Problem]:
     """Write the files of all jobs and enter each in the record; returns what failed."""
     problems: list[Problem] = []
+    for case, job in jobs.items():
+        record.keep_foreign(case, [job.target])
     started = time.monotonic()
     for outcome in supervised_map(write, [*jobs.values()], workers=few_workers(len(jobs), workers)):
         case = outcome.job.case
@@ -156,12 +160,13 @@ def _write_each(
 
 
 def _enter_failures(problems: list[Problem], record: prediction.PredictionRecord, target: Path) -> set[str]:
-    """Enter what failed, and remove older files of these cases, which must not pass for new ones; returns the cases."""
+    """Enter what failed, and set aside older files of these cases, which must not pass for new ones; returns them."""
     record.finish(problems)
     failed = {problem.case for problem in problems}
     for case in failed - {""}:
         for ending in FILE_ENDINGS:
-            (target / f"{case}{ending}").unlink(missing_ok=True)
+            if (path := target / f"{case}{ending}").is_file():
+                set_aside(path)
     return failed
 
 

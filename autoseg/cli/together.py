@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from autoseg.pipeline import Together
 
 
+TIME_TO_SPEAK_S = 5.0
 STARTED_BY_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
@@ -40,6 +43,9 @@ def leave(code: int) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    if code != 0 and not is_first():  # torchrun ends all when one fails: the first must have said what is wrong
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(TIME_TO_SPEAK_S)
     os._exit(code)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autoseg.core.errors import DataError, Problem
+from autoseg.core.errors import DataError, Problem, UsageError
 
 
 @contextmanager
@@ -31,6 +31,30 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file that is to be replaced, or must not pass for a result any more, to a name that no command reads.
+
+    Returns:
+        The new path: that of the file with .earlier, .earlier2, ... behind it.
+    """
+    number, kept = 1, path.with_name(f"{path.name}.earlier")
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.earlier{number}")
+    return path.rename(kept)
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder for results and try to write into it. Raises UsageError when that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".{secrets.token_hex(4)}"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written ({error.strerror}); give another folder with -o") from error
 
 
 def unsafe_name(name: str) -> str:

@@ -74,7 +74,8 @@ def is_nifti(path: Path) -> bool:
 def _open(path: Path, *, header_only: bool) -> tuple[sitk.ImageFileReader, Geometry]:
     """A reader that has read the header of `path`, and the geometry in it."""
     if not path.is_file():
-        _refuse(path, [("does not exist", "check the path")])
+        found = "is a folder, not an image file" if path.is_dir() else "does not exist"
+        _refuse(path, [(found, "check the path")])
     if path.stat().st_size == 0:
         _refuse(path, [("is an empty file", REPLACE)])
     if not ending(path):

@@ -14,7 +14,7 @@ from typing import Any
 
 from autoseg import __version__, prediction
 from autoseg.core.errors import AutosegError, Problem, UsageError, problems_of
-from autoseg.core.files import content_key
+from autoseg.core.files import content_key, make_writable
 from autoseg.core.workers import WorkerPool
 from autoseg.nets.device import choose_device, keep_freed_memory, out_of_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
@@ -80,7 +80,7 @@ def predict(
     facts = _facts(members, options, called or ", ".join(map(str, models)))
     plans = [member.plan.model_dump(mode="json") for member in members]
     model_key = content_key(facts["options"], *plans, files=[file for member in members for file in member.files])
-    target.mkdir(parents=True, exist_ok=True)
+    make_writable(target)
     record = prediction.PredictionRecord(target, part=options.part, facts=facts)
     keys: dict[str, str] = {}
     jobs: dict[str, tuple[prediction.Scan, prediction.Target]] = {}
@@ -98,6 +98,7 @@ def predict(
             raise UsageError(f"{paths.labels} is the image itself, by a link; give another folder with -o")
         if options.overwrite or not record.holds(scan.id, key=keys[scan.id], files=paths.paths):
             jobs[scan.id] = (scan, paths)
+            record.keep_foreign(scan.id, paths.paths)
     n_done = 0
     if jobs:
         progress("predict", 0, len(jobs), next(iter(jobs)))

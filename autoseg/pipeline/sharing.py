@@ -160,7 +160,10 @@ def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> 
         for name in configurations or ():
             if name not in known:
                 raise UsageError(f"{path} has no configuration {name}; {nearest(name, [*known])}")
-        yield [known[name] for name in configurations] if configurations else main
+        try:
+            yield [known[name] for name in configurations] if configurations else main
+        except UsageError as error:  # which names the model, not where it was unpacked
+            raise UsageError(str(error).replace(str(folder), str(path))) from error
 
 
 @contextmanager

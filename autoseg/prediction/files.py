@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.core.errors import DataError, Problem
-from autoseg.core.files import content_key, read_json, write_json
+from autoseg.core.files import content_key, read_json, set_aside, write_json
 from autoseg.core.geometry import Geometry
 from autoseg.io.probability_file import ProbabilityFile
 from autoseg.prediction.ensemble import Ensemble
@@ -75,7 +75,7 @@ def predict_cases(
     Yields:
         In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences},
         or what went wrong: a DataError with all defects of the case, a
-        DeviceError, an OSError. A file from before is gone then.
+        DeviceError, an OSError. A file from before is set aside then.
     """
     settings, started = settings or Settings(), dict.fromkeys(cases, 0.0)
     scheme = members[0].plan.scheme
@@ -109,7 +109,7 @@ def predict_cases(
         if isinstance(result, Exception):
             for path in cases[name][1].paths:
                 with suppress(OSError):
-                    path.unlink(missing_ok=True)  # an older prediction must not pass for this one
+                    set_aside(path)  # an older prediction must not pass for this one
         yield name, result
 
 
@@ -203,6 +203,14 @@ class PredictionRecord:
                 self.value["cases"][case] = entry
                 return True
         return False
+
+    def keep_foreign(self, case: str, files: Sequence[Path]) -> None:
+        """Set aside those of the files that no record knows as they are: somebody else's, or corrected by hand."""
+        entries = [cases.get(case, {}) for cases in (self.value["cases"], self._elsewhere)]
+        for path in files:
+            if path.is_file() and not any(is_as_written(entry, path) for entry in entries):
+                kept = set_aside(path)
+                log.warning("%s is not as autoseg has written it; it is kept as %s", path, kept.name)
 
     def add(self, case: str, *, key: str, files: Sequence[Path], facts: dict[str, Any]) -> None:
         """Enter a finished case: the files that were written; seconds, volumes_ml, warnings."""

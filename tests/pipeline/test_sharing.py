@@ -460,6 +460,58 @@ def test_channels_of_one_name_have_folders_of_their_own(tmp_path: Path, make_pla
     assert not (tmp_path / "output").exists()
 
 
+def test_no_file_of_somebody_else_is_lost(tmp_path: Path, place: list[str], capsys: Any) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for case in "pq":
+        (out / f"{case}.nii.gz").write_text(f"a mask of {case}")
+    words = [*place, "-c", "small", "-i", str(tmp_path / "in"), "-o", str(out), "--device", "cpu"]
+    (tmp_path / "in" / "q_0000.nii.gz").rename(tmp_path / "q_0000.nii.gz")
+    (tmp_path / "in" / "q_0000.nii.gz").write_bytes(b"damaged")
+    assert predict.main(words) == 1
+    assert "p.nii.gz is not as autoseg has written it; it is kept as p.nii.gz.earlier" in capsys.readouterr().err
+    assert [(out / f"{case}.nii.gz.earlier").read_text() for case in "pq"] == ["a mask of p", "a mask of q"]
+    assert not (out / "q.nii.gz").exists()
+    (tmp_path / "q_0000.nii.gz").replace(tmp_path / "in" / "q_0000.nii.gz")
+    assert predict.main(words) == 0
+    made = {case: (out / f"{case}.nii.gz").read_bytes() for case in "pq"}
+    (out / "p.nii.gz").write_text("corrected by hand")
+    assert predict.main(words) == 0  # what is not as it was written is made again
+    assert (out / "p.nii.gz.earlier2").read_text() == "corrected by hand"
+    assert {case: (out / f"{case}.nii.gz").read_bytes() for case in "pq"} == made
+    assert predict.main([*words, "--no_mirroring"]) == 0  # its own files it replaces
+    assert len([*out.glob("*.earlier*")]) == 3
+    (tmp_path / "in" / "p_0000.nii.gz").write_bytes(b"damaged")
+    assert predict.main(words) == 1  # the older result must not pass for one of this image
+    assert not (out / "p.nii.gz").exists()
+    assert (out / "p.nii.gz.earlier3").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_case(
+    tmp_path: Path, place: list[str], capsys: Any
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    images = ["-i", str(tmp_path / "in"), "--device", "cpu"]
+    for target in (tmp_path / "file" / "below", Path("/proc/autoseg")):
+        assert predict.main([*place, "-c", "small", *images, "-o", str(target)]) == 2
+        error = capsys.readouterr().err
+        assert "cannot be written" in error
+        assert "give another folder with -o" in error
+        assert "predict 0/" not in error
+
+
+def test_messages_name_the_model_file_and_not_where_it_is_unpacked(
+    tmp_path: Path, place: list[str], capsys: Any
+) -> None:
+    model = tmp_path / "m.zip"
+    assert export_model.main([*place, "-c", "small", "-o", str(model)]) == 0
+    capsys.readouterr()
+    assert predict.main(["-m", str(model), "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-f", "9"]) == 2
+    error = capsys.readouterr().err
+    assert str(model) in error
+    assert "autoseg_model_" not in error
+
+
 def test_the_image_is_never_overwritten_through_a_link(tmp_path: Path, place: list[str], capsys: Any) -> None:
     image, links = tmp_path / "in" / "p_0000.nii.gz", tmp_path / "links"
     links.mkdir()
