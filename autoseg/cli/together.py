@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 TIME_TO_SPEAK_S = 5.0
+TIME_TO_ARRIVE_S = 1.0  # for what this process has sent to the others; the connections end with it
 STARTED_BY_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
@@ -43,9 +44,9 @@ def leave(code: int) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if code != 0 and not is_first():  # torchrun ends all when one fails: the first must have said what is wrong
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(TIME_TO_SPEAK_S)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # torchrun ends all when one fails: the first must have said what is wrong
+    time.sleep(TIME_TO_SPEAK_S if code != 0 and not is_first() else TIME_TO_ARRIVE_S)
     os._exit(code)
 
 

@@ -104,4 +104,5 @@ def together(device: torch.device, *, n_here: int) -> Iterator[None]:
     distributed.init_process_group(backend, timeout=timedelta(days=1))
     yield
     # not after an error: this process ends, with which torchrun ends the others, who may be waiting for it
+    wait_for_all()  # nobody leaves while another still takes part in something
     distributed.destroy_process_group()
