@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from autoseg import __version__, prediction, refinement, submission
 from autoseg.core.dataset import FILE_ENDINGS
@@ -31,6 +31,7 @@ def ensemble(
     found = {source: _probability_files(source) for source in sources}
     asked = {case for source in sources for case in prediction.asked_cases(source) or ()}
     cases = sorted(asked.union(*found.values()))
+    recorded = {source: prediction.recorded_cases(source) for source in sources}
     facts = {"ensemble_of": [str(source) for source in sources], "autoseg_version": __version__}
     make_writable(target)
     record = prediction.PredictionRecord(target, part=(0, 1), facts=facts)
@@ -39,7 +40,7 @@ def ensemble(
     problems: list[Problem] = []
     for case in cases:
         try:
-            job = _stored_case(case, found, target)
+            job = _stored_case(case, found, recorded, target)
             key = content_key(files=[*job.probabilities, *job.like])
         except (DataError, OSError) as error:
             problems += problems_of(error, case=case)
@@ -59,14 +60,26 @@ def ensemble(
     return Outcome(facts=summary, problems=problems)
 
 
-def _stored_case(case: str, found: Mapping[Path, Mapping[str, Path]], target: Path) -> prediction.StoredCase:
-    """The files of a case in every folder. Raises DataError: one is missing or of an earlier prediction."""
+def _stored_case(
+    case: str,
+    found: Mapping[Path, Mapping[str, Path]],
+    recorded: Mapping[Path, Mapping[str, list[dict[str, Any]]]],
+    target: Path,
+) -> prediction.StoredCase:
+    """The files of a case in every folder. Raises DataError: one is missing or of an earlier prediction.
+
+    Args:
+        case: its id.
+        found: folder -> case -> file of probabilities.
+        recorded: folder -> case -> its entries in the folder's records.
+        target: folder for the labels.
+    """
     again = "then run the same command again"
     for source, files in found.items():
         if case not in files:
             todo = f"predict this case with --save_probabilities, {again}"
             raise DataError(Problem(case=case, file=str(source), found="has no probabilities", next=todo))
-        entries = prediction.recorded_cases(source).get(case, [])
+        entries = recorded[source].get(case, [])
         if entries and not any(prediction.is_as_written(entry, files[case]) for entry in entries):
             todo = f"predict it with --save_probabilities, {again}"
             raise DataError(

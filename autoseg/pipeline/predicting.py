@@ -21,6 +21,7 @@ from autoseg.pipeline.outcome import Outcome, Progress, silent
 
 log = logging.getLogger(__name__)
 Result = dict[str, Any] | Exception
+Jobs = dict[str, tuple[prediction.Scan, prediction.Target]]  # by case id
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -83,19 +84,13 @@ def predict(
     make_writable(target)
     record = prediction.PredictionRecord(target, part=options.part, facts=facts)
     keys: dict[str, str] = {}
-    jobs: dict[str, tuple[prediction.Scan, prediction.Target]] = {}
-    for scan in scans:
-        paths = prediction.Target(
-            labels=target / f"{scan.id}{ending}",
-            probabilities=target / f"{scan.id}{prediction.PROBABILITIES}" if options.probabilities else None,
-        )
+    jobs: Jobs = {}
+    for scan, paths in _targets(scans, target, ending, probabilities=options.probabilities):
         try:
             keys[scan.id] = content_key(model_key, files=scan.files)
         except OSError as error:
             problems += _problems(scan.id, error)
             continue
-        if paths.labels.resolve() in {file.resolve() for file in scan.files}:
-            raise UsageError(f"{paths.labels} is the image itself, by a link; give another folder with -o")
         if options.overwrite or not record.holds(scan.id, key=keys[scan.id], files=paths.paths):
             jobs[scan.id] = (scan, paths)
             record.keep_foreign(scan.id, paths.paths)
@@ -127,6 +122,20 @@ def predict(
         "output": str(target),
     }
     return Outcome(facts=summary, problems=problems, warnings=warnings)
+
+
+def _targets(
+    scans: Sequence[prediction.Scan], folder: Path, ending: str, *, probabilities: bool
+) -> list[tuple[prediction.Scan, prediction.Target]]:
+    """Where each scan's files go. Raises UsageError: they would take the place of the image itself."""
+    targets = []
+    for scan in scans:
+        labels = folder / f"{scan.id}{ending}"
+        if labels.resolve() in {file.resolve() for file in scan.files}:
+            raise UsageError(f"{labels} is the image itself, by a link; give another folder with -o")
+        stored = folder / f"{scan.id}{prediction.PROBABILITIES}" if probabilities else None
+        targets.append((scan, prediction.Target(labels=labels, probabilities=stored)))
+    return targets
 
 
 def _ending(options: PredictOptions, usual: str, scans: Sequence[prediction.Scan]) -> str:
@@ -161,7 +170,7 @@ def _facts(members: Sequence[prediction.Ensemble], options: PredictOptions, call
 def _on_cluster(
     models: Sequence[Path],
     model_key: str,
-    jobs: dict[str, tuple[prediction.Scan, prediction.Target]],
+    jobs: Jobs,
     options: PredictOptions,
 ) -> Iterator[tuple[str, Result]]:
     """Each case's facts, or what went wrong with it."""

@@ -74,8 +74,8 @@ def predict_cases(
 
     Yields:
         In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences},
-        or what went wrong: a DataError with all defects of the case, a
-        DeviceError, an OSError. A file from before is set aside then.
+        or what went wrong: a DataError with all defects of the case, a DeviceError, an OSError. A file from before is
+        set aside then.
     """
     settings, started = settings or Settings(), dict.fromkeys(cases, 0.0)
     scheme = members[0].plan.scheme

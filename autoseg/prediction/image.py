@@ -112,32 +112,25 @@ def segment(
     Raises:
         DeviceError: the memory does not suffice, or an answer is not finite.
     """
-    shares = [0.0] * len(members)
+    n_stages = len(members) + sum(first_stage is not None for first_stage in image.earlier)
+    shares: dict[tuple[int, str], float] = {}
 
-    def advance(number: int, share: float) -> None:
-        shares[number] = share
-        progress(sum(shares) / len(shares))
+    def advance(number: int, stage: str, share: float) -> None:
+        shares[number, stage] = share
+        progress(sum(shares.values()) / n_stages)
 
     earlier = []
     for i, (member, first_stage) in enumerate(zip(members, image.earlier, strict=True)):
         labels = None
         if member.previous is not None and first_stage is not None:
-            half = partial(_halfway, partial(advance, i))
-            labels = segment([member.previous], first_stage, settings, progress=half)
+            labels = segment([member.previous], first_stage, settings, progress=partial(advance, i, "first"))
         earlier.append(labels)
     plan = _plan(members, image, settings, probabilities=on_probabilities is not None)
     planned(plan)
     grids, scheme = image.grids, members[0].plan.scheme
     with torch.inference_mode():
         streams = [
-            _native_logits(
-                member,
-                case,
-                labels,
-                settings,
-                plan,
-                partial(advance, i) if labels is None else partial(_halfway, partial(advance, i), begun=0.5),
-            )
+            _native_logits(member, case, labels, settings, plan, partial(advance, i, "last"))
             for i, (member, case, labels) in enumerate(zip(members, image.cases, earlier, strict=True))
         ]
         inside = np.empty(grids.cropped_shape, dtype=scheme.output_dtype)
@@ -149,11 +142,6 @@ def segment(
             row += block.shape[1]
     assert row == len(inside)
     return restore_labels(inside, grids)
-
-
-def _halfway(advance: Callable[[float], None], share: float, *, begun: float = 0.0) -> None:
-    """Progress of one stage of two."""
-    advance(begun + share / 2)
 
 
 def predict_image(

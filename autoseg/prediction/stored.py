@@ -32,7 +32,7 @@ class StoredCase:
 def ensemble_stored(job: StoredCase) -> dict[str, float]:
     """Average the probabilities of a case and write the labels; returns the millilitres of each.
 
-    The sums are whole numbers, so the result depends on the order of the files nowhere; where the mean probabilities of
+    The sums are whole numbers, so the order of the files does not matter. Where the mean probabilities of
     two labels are within 0.004 of each other it may differ from an ensemble that is not stored in between.
 
     Raises:
