@@ -261,10 +261,10 @@ def test_lists_and_patterns_of_data_files_are_not_followed(tmp_path):
         assert [*with_data_files([path])] == [path]
 
 
-@pytest.mark.parametrize("name", ["missing.nii.gz", "folder.nrrd"])
-def test_a_path_without_a_file_is_refused(tmp_path, name):
+@pytest.mark.parametrize(("name", "message"), [("missing.nii.gz", "does not exist"), ("folder.nrrd", "is a folder")])
+def test_a_path_without_a_file_is_refused(tmp_path, name, message):
     (tmp_path / "folder.nrrd").mkdir()
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match=message):
         read_geometry(tmp_path / name)
 
 
