@@ -26,8 +26,10 @@ def ensemble(
     A case that one of the folders lacks is a problem.
 
     Raises:
-        UsageError: a folder holds no probabilities.
+        UsageError: a folder holds no probabilities, or is given twice.
     """
+    if len({source.resolve() for source in sources}) < max(2, len(sources)):
+        raise UsageError("an ensemble is of two or more different folders of predictions; give each once with -i")
     found = {source: _probability_files(source) for source in sources}
     asked = {case for source in sources for case in prediction.asked_cases(source) or ()}
     cases = sorted(asked.union(*found.values()))
@@ -83,7 +85,12 @@ def _stored_case(
         if entries and not any(prediction.is_as_written(entry, files[case]) for entry in entries):
             todo = f"predict it with --save_probabilities, {again}"
             raise DataError(
-                Problem(case=case, file=str(files[case]), found="is of another prediction than the labels", next=todo)
+                Problem(
+                    case=case,
+                    file=str(files[case]),
+                    found="is damaged, or of another prediction than the labels",
+                    next=todo,
+                )
             )
     like = tuple(path for source in found if (path := _label_file(source, case)) is not None)
     if not like:
@@ -157,7 +164,7 @@ def _write_each(
     """Write the files of all jobs and enter each in the record; returns what failed."""
     problems: list[Problem] = []
     for case, job in jobs.items():
-        record.keep_foreign(case, [job.target])
+        record.make_room(case, key=keys[case], files=[job.target])
     started = time.monotonic()
     for outcome in supervised_map(write, [*jobs.values()], workers=few_workers(len(jobs), workers)):
         case = outcome.job.case

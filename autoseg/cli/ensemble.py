@@ -36,4 +36,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
 
     outcome = ensemble(args.sources, args.target, workers=args.workers, progress=ProgressDisplay())
     facts = outcome.facts
-    return outcome, f"{facts['ensembled']} cases ensembled ({facts['ensembled_now']} now): {args.target}"
+    return (
+        outcome,
+        f"{options.counted(facts['ensembled'], 'case')} ensembled ({facts['ensembled_now']} now): {args.target}",
+    )

@@ -32,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="folds (default: all trained)")
     options.add_planner(parser)
     options.add_words(parser)
-    parser.add_argument(
-        "--container", action="store_true", help="write a folder from which docker builds an image for a challenge"
-    )
+    options.add_container(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace MODEL.zip; a folder never is")
     return run(parser, _act, argv)
 
@@ -52,6 +50,4 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         container=args.container,
         overwrite=args.overwrite,
     )
-    if args.container:
-        return outcome, f"{args.target}: README.md there says how to build, try and save the container"
-    return outcome, options.told_model(outcome)
+    return outcome, options.told_model(outcome, container=args.container)

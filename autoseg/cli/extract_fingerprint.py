@@ -33,5 +33,6 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     with pool_for(dataset, args.workers, args.scheduler) as pool:
         _, outcome = extract_fingerprint(dataset, workspace, pool=pool, progress=ProgressDisplay())
     facts = outcome.facts
-    text = f"{facts['cases']} cases measured ({facts['cases_measured_now']} now)\n{workspace.fingerprint(dataset.name)}"
+    done = f"{options.counted(facts['cases'], 'case')} measured ({facts['cases_measured_now']} now)"
+    text = f"{done}\n{workspace.fingerprint(dataset.name)}"
     return outcome, text

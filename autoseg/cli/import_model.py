@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of nnU-Net's folds (default: checkpoint_final.pth)",
     )
     options.add_words(parser)
+    options.add_container(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace MODEL.zip; a folder never is")
     return run(parser, _act, argv)
 
@@ -42,6 +43,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         folds=args.folds,
         checkpoint=args.checkpoint,
         words=options.words(args),
+        container=args.container,
         overwrite=args.overwrite,
     )
-    return outcome, options.told_model(outcome)
+    return outcome, options.told_model(outcome, container=args.container)

@@ -154,6 +154,11 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 case, 2 cases."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def seconds(text: str) -> float:
     """A time as 90s, 45m, 4h or 2d, in seconds."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -191,6 +196,13 @@ def add_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--licence", default="", metavar="TEXT", help="under which it may be used, for its card")
 
 
+def add_container(parser: argparse.ArgumentParser) -> None:
+    """--container."""
+    parser.add_argument(
+        "--container", action="store_true", help="write a folder from which docker builds an image for a challenge"
+    )
+
+
 def words(args: argparse.Namespace) -> Words:
     """The options of `add_words`."""
     from autoseg.pipeline import Words
@@ -198,8 +210,11 @@ def words(args: argparse.Namespace) -> Words:
     return Words(name=args.name, description=args.description, licence=args.licence)
 
 
-def told_model(outcome: Outcome) -> str:
-    """What to print about a model file that was made."""
+def told_model(outcome: Outcome, *, container: bool) -> str:
+    """What to print about a model file or container that was made."""
     facts = outcome.facts
-    what = f"{', '.join(facts['configurations'])} with {len(facts['weights'])} folds, {facts['bytes'] / 1e6:.0f} MB"
+    if container:
+        return f"{facts['model']}: README.md there says how to build, try and save the container"
+    folds = counted(len(facts["weights"]), "fold")
+    what = f"{', '.join(facts['configurations'])} with {folds}, {facts['bytes'] / 1e6:.0f} MB"
     return f"{facts['model']}: {what}; use it with autoseg_predict -m {facts['model']}"

@@ -86,7 +86,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         more += f" -c {facts['configurations'][0]}"
     text = (
         f"{plan_table(plan)}\n"
-        f"{facts['cases']} cases measured, {facts['cases_measured_now']} of them now; "
+        f"{options.counted(facts['cases'], 'case')} measured, {facts['cases_measured_now']} of them now; "
         f"{facts['preprocessed']} preprocessed for {', '.join(facts['configurations'])}, "
         f"{facts['preprocessed_now']} of them now\n"
         f"{workspace.plan(folder.name, plan.planner)}\nnext: autoseg_train -d {args.dataset}{more}"

@@ -39,5 +39,5 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     outcome = postprocess(args.source, args.target, args.strategy, workers=args.workers, progress=ProgressDisplay())
     facts = outcome.facts
     steps = "; ".join(f"largest part of {', '.join(step['keep_largest'])}" for step in facts["steps"])
-    done = f"{facts['postprocessed']} cases postprocessed ({facts['postprocessed_now']} now)"
+    done = f"{options.counted(facts['postprocessed'], 'case')} postprocessed ({facts['postprocessed_now']} now)"
     return outcome, f"{done}: {steps or 'no step, copied as they are'}\n{args.target}"

@@ -148,5 +148,6 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         called = None if args.model is None else str(args.model)
         outcome = predict(models, args.source, args.target, wanted, called=called, progress=ProgressDisplay())
     facts = outcome.facts
-    done = f"{facts['predicted']} cases predicted ({facts['predicted_now']} now)"
-    return outcome, f"{done} with fold {', '.join(facts['folds'])}: {args.target}"
+    done = f"{options.counted(facts['predicted'], 'case')} predicted ({facts['predicted_now']} now)"
+    folds = f"fold{'s' * (len(facts['folds']) > 1)} {', '.join(facts['folds'])}"
+    return outcome, f"{done} with {folds}: {args.target}"

@@ -48,5 +48,5 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         )
     outcome.problems[:0] = dataset.problems
     facts = outcome.facts
-    done = f"{facts['preprocessed']} cases preprocessed ({facts['preprocessed_now']} now)"
+    done = f"{options.counted(facts['preprocessed'], 'case')} preprocessed ({facts['preprocessed_now']} now)"
     return outcome, f"{done} for {', '.join(facts['configurations'])}"

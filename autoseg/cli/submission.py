@@ -33,4 +33,4 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
 
     outcome = submit(args.source, args.target)
     megabytes = outcome.facts["bytes"] / 1e6
-    return outcome, f"{outcome.facts['cases']} cases, {megabytes:.2f} MB: {args.target}"
+    return outcome, f"{options.counted(outcome.facts['cases'], 'case')}, {megabytes:.2f} MB: {args.target}"

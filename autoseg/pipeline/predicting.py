@@ -83,17 +83,19 @@ def predict(
     model_key = content_key(facts["options"], *plans, files=[file for member in members for file in member.files])
     make_writable(target)
     record = prediction.PredictionRecord(target, part=options.part, facts=facts)
+    images: dict[str, str] = {}
     keys: dict[str, str] = {}
     jobs: Jobs = {}
     for scan, paths in _targets(scans, target, ending, probabilities=options.probabilities):
         try:
-            keys[scan.id] = content_key(model_key, files=scan.files)
+            images[scan.id] = content_key(files=scan.files)
         except OSError as error:
             problems += _problems(scan.id, error)
             continue
-        if options.overwrite or not record.holds(scan.id, key=keys[scan.id], files=paths.paths):
+        key = keys[scan.id] = content_key(model_key, images[scan.id])
+        if options.overwrite or not record.holds(scan.id, key=key, files=paths.paths):
             jobs[scan.id] = (scan, paths)
-            record.keep_foreign(scan.id, paths.paths)
+            record.make_room(scan.id, key=key, image=images[scan.id], files=paths.paths)
     n_done = 0
     if jobs:
         progress("predict", 0, len(jobs), next(iter(jobs)))
@@ -112,7 +114,8 @@ def predict(
         if isinstance(result, Exception):
             problems += _problems(name, result)
         else:
-            record.add(name, key=keys[name], files=jobs[name][1].paths, facts=result)
+            facts = {"image": images[name], **result}
+            record.add(name, key=keys[name], files=jobs[name][1].paths, facts=facts)
     warnings = record.finish(problems)
     failed = {p.case for p in problems} & {scan.id for scan in scans}
     summary = {

@@ -67,9 +67,7 @@ def export_model(
         UsageError: a folder is no model, a fold is not trained, or the target is there.
         DataError: a file is damaged.
     """
-    if container and target.suffix == ".zip":
-        raise UsageError(f"--container writes a folder, and {target} is called a file; give another name with -o")
-    with _staged(target, overwrite=overwrite) as staging:
+    with _staged(target, overwrite=overwrite, container=container) as staging:
         # loading them is the check: every file whole, everything fits
         members = prediction.load_members(models, folds=folds, device=choose_device("cpu"))
         scores = {}
@@ -99,15 +97,16 @@ def import_model(
     folds: Sequence[str] | None = None,
     checkpoint: str = FINAL,
     words: Words,
+    container: bool = False,
     overwrite: bool = False,
 ) -> Outcome:
-    """Make a model file (.zip) or folder from an exported file, or from a results folder of nnU-Net v2.
+    """Make a model file (.zip), folder or container from an exported file, or from a results folder of nnU-Net v2.
 
     Raises:
         UsageError: the source is neither, or the target is there.
         DataError: a file is damaged, hostile, or asks for what autoseg does not compute.
     """
-    with _staged(target, overwrite=overwrite) as staging:
+    with _staged(target, overwrite=overwrite, container=container) as staging:
         own = source.is_file() or (source / model_file.CARD).is_file()
         if own and (folds is not None or checkpoint != FINAL):
             raise UsageError("-f and --checkpoint choose among nnU-Net's files; a model of autoseg is taken whole")
@@ -128,7 +127,9 @@ def import_model(
         members = prediction.load_members([staging / name for name in names], folds=None, device=choose_device("cpu"))
         told = {"name": words.name, "description": words.description, "licence": words.licence}
         card = card or _card(members[0], main=names, words=words, scores={})
-        return _finish(staging, target, card.with_changes(**{key: text for key, text in told.items() if text}))
+        return _finish(
+            staging, target, card.with_changes(**{key: text for key, text in told.items() if text}), container=container
+        )
 
 
 @contextmanager
@@ -167,8 +168,10 @@ def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> 
 
 
 @contextmanager
-def _staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def _staged(target: Path, *, overwrite: bool, container: bool) -> Iterator[Path]:
     """A hidden folder beside the target, gone afterwards."""
+    if container and target.suffix == ".zip":
+        raise UsageError(f"--container writes a folder, and {target} is called a file; give another name with -o")
     if target.is_dir() and (target.suffix == ".zip" or any(target.iterdir())):
         found = "a folder" if target.suffix == ".zip" else "a folder with something in it"
         raise UsageError(f"{target} is {found}; delete it, or give another name with -o")
@@ -184,7 +187,7 @@ def _staged(target: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _finish(staging: Path, target: Path, card: ModelCard, *, container: bool = False) -> Outcome:
+def _finish(staging: Path, target: Path, card: ModelCard, *, container: bool) -> Outcome:
     """Seal a staged model and put it in its place."""
     card = model_file.seal(staging, card)
     if container:

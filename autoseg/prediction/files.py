@@ -204,18 +204,34 @@ class PredictionRecord:
                 return True
         return False
 
-    def keep_foreign(self, case: str, files: Sequence[Path]) -> None:
-        """Set aside those of the files that no record knows as they are: somebody else's, or corrected by hand."""
-        entries = [cases.get(case, {}) for cases in (self.value["cases"], self._elsewhere)]
-        for path in files:
-            if path.is_file() and not any(is_as_written(entry, path) for entry in entries):
-                kept = set_aside(path)
-                log.warning("%s is not as autoseg has written it; it is kept as %s", path, kept.name)
+    def make_room(self, case: str, *, key: str, files: Sequence[Path], image: str | None = None) -> None:
+        """Set aside, before a case is written into `files`, what the folder must not lose or mix with it.
+
+        That is what no record knows as it is (somebody else's file, or one corrected by hand), what was made from
+        another image, and files of an earlier prediction that this one does not replace.
+        """
+        entries = [cases[case] for cases in (self.value["cases"], self._elsewhere) if case in cases]
+        listed = {self.path.parent / Path(name).name for entry in entries for name in entry.get("files", {})}
+        for path in [*files, *sorted(listed.difference(files))]:
+            known = [entry for entry in entries if is_as_written(entry, path)]
+            if not path.is_file() or (path not in files and any(entry.get("key") == key for entry in known)):
+                continue
+            if not known:
+                reason = "is not as autoseg has written it"
+            elif image is not None and all(entry.get("image", image) != image for entry in known):
+                reason = "was made from another image of the same name"
+            elif path not in files:
+                reason = "is of an earlier prediction"
+            else:
+                continue
+            log.warning("%s %s; it is kept as %s", path, reason, set_aside(path).name)
 
     def add(self, case: str, *, key: str, files: Sequence[Path], facts: dict[str, Any]) -> None:
         """Enter a finished case: the files that were written; seconds, volumes_ml, warnings."""
+        before = self.value["cases"].get(case, {})
+        others = before.get("files", {}) if before.get("key") == key else {}  # the same in another format
         hashes = {path.name: content_key(files=[path]) for path in files}
-        self.value["cases"][case] = {"key": key, **facts, "files": hashes}
+        self.value["cases"][case] = {"key": key, **facts, "files": {**others, **hashes}}
         write_json(self.path, self.value)
 
     def finish(self, problems: list[Problem]) -> list[Problem]:

@@ -106,9 +106,15 @@ def find_scans(source: Path, plan: Plan) -> tuple[list[Scan], list[Problem]]:
         return [_single_file(source, plan)], []
     if not source.is_dir():
         raise UsageError(f"{source} does not exist; give a folder with images or one image with -i")
-    endings = [e for e in FILE_ENDINGS if any(path.name.endswith(e) for path in source.iterdir())]
-    if not endings:
-        return _dicom_scans(source, plan)
+    images = sorted(path.name for path in source.iterdir() if path.name.endswith(FILE_ENDINGS))
+    endings = [e for e in FILE_ENDINGS if any(name.endswith(e) for name in images)]
+    numbered = any(re.search(r"_\d{4}(\.[a-z]+)+$", name) for name in images)
+    if not numbered:  # images of something else, such as a mask beside the slices that it was drawn on
+        found = _dicom_scans(source, plan, needed=not images)
+        if found[0] or not images:
+            if images:
+                log.warning("%s: %s is left out beside DICOM series (no channel number in the name)", source, images[0])
+            return found
     problems: list[Problem] = []
     scans: dict[str, Scan] = {}
     for ending in endings:
@@ -133,10 +139,13 @@ def _single_file(source: Path, plan: Plan) -> Scan:
     return Scan(id=case, images=(source,))
 
 
-def _dicom_scans(source: Path, plan: Plan) -> tuple[list[Scan], list[Problem]]:
+def _dicom_scans(source: Path, plan: Plan, *, needed: bool) -> tuple[list[Scan], list[Problem]]:
+    """The DICOM series below a folder; where none is `needed`, nothing without them."""
     from autoseg.io.dicom import find_series
 
     series, problems = find_series(source.resolve())
+    if not series and not needed:
+        return [], []
     if not series and not problems:
         raise UsageError(f"{source} holds no image ({', '.join(FILE_ENDINGS)}) and no DICOM series; check the path")
     _one_channel(plan, "convert the series to CASE_0000, CASE_0001, ... on one grid first")

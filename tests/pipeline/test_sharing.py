@@ -487,6 +487,47 @@ def test_no_file_of_somebody_else_is_lost(tmp_path: Path, place: list[str], caps
     assert (out / "p.nii.gz.earlier3").is_file()
 
 
+def test_an_image_of_the_same_name_does_not_take_the_place_of_the_other(
+    tmp_path: Path, place: list[str], capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    words = [*place, "-c", "small", "-o", str(out), "--device", "cpu", "-i"]
+    assert predict.main([*words, str(tmp_path / "in")]) == 0
+    first = (out / "p.nii.gz").read_bytes()
+    write_image(tmp_path / "other" / "p_0000.nii.gz", shape=(7, 12, 11), seed=5)
+    capsys.readouterr()
+    assert predict.main([*words, str(tmp_path / "other")]) == 0
+    assert "p.nii.gz was made from another image of the same name; it is kept as p.nii.gz.earlier" in (
+        capsys.readouterr().err
+    )
+    assert (out / "p.nii.gz.earlier").read_bytes() == first
+    assert voxels(out / "p.nii.gz").shape == (7, 12, 11)
+    assert [path.name for path in out.glob("*.earlier*")] == ["p.nii.gz.earlier"]
+
+
+def test_two_formats_of_one_prediction_stay_and_those_of_an_earlier_one_do_not(
+    tmp_path: Path, place: list[str], capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    words = [*place, "-c", "small", "-i", str(tmp_path / "in"), "-o", str(out), "--device", "cpu"]
+    assert predict.main([*words, "--format", "nrrd", "--save_probabilities"]) == 0
+    assert predict.main(words) == 0
+    made = {path.name for path in out.iterdir()}
+    assert {"p.nrrd", "p.nii.gz", "p_probabilities.b2nd"} <= made
+    capsys.readouterr()
+    for ending in ("nii.gz", "nrrd"):
+        assert predict.main([*words, "--format", ending]) == 0
+        assert "(0 now)" in capsys.readouterr().out
+    assert predict.main([*words, "--no_mirroring"]) == 0
+    assert "p.nrrd is of an earlier prediction; it is kept as p.nrrd.earlier" in capsys.readouterr().err
+    assert {path.name for path in out.iterdir() if path.name.startswith("p")} == {
+        "p.nii.gz",
+        "p.nrrd.earlier",
+        "p_probabilities.b2nd.earlier",
+        "prediction.json",
+    }
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_first_case(
     tmp_path: Path, place: list[str], capsys: Any
 ) -> None:
@@ -550,6 +591,10 @@ def test_a_container_segments_what_a_challenge_puts_there(tmp_path: Path, place:
     command = [sys.executable, str(folder / "process.py")]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    again = tmp_path / "again"
+    assert import_model.main([str(folder / "model"), "-o", str(again), "--container"]) == 0
+    assert {path.name for path in again.iterdir()} == {path.name for path in folder.iterdir()}
+    assert import_model.main([str(folder / "model"), "-o", str(tmp_path / "again.zip"), "--container"]) == 2
     assert predicted(tmp_path, folder / "model", tmp_path / "expected") == 0
     for name, case in zip(names, "pq", strict=True):
         found = voxels(tmp_path / "output" / "images" / "segmentation" / f"{name}.mha")

@@ -97,6 +97,24 @@ def test_series_are_called_by_their_folders(real_data: Path, make_plan: MakePlan
     assert all(scan.id.startswith("patient-1_") for scan in together)
 
 
+def test_a_mask_beside_the_slices_does_not_hide_them(
+    real_data: Path, make_plan: MakePlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(real_data / "dicom" / "prostatex_0000" / "adc", tmp_path / "p" / "adc")
+    touch(tmp_path / "p", "mask.nrrd")
+    (scan,), problems = find_scans(tmp_path / "p", make_plan())
+    assert (scan.id, problems) == ("adc", [])
+    assert "mask.nrrd is left out" in caplog.text
+    touch(tmp_path / "p", "q_0000.nrrd")
+    (scan,), (problem,) = find_scans(tmp_path / "p", make_plan())
+    assert (scan.id, problem.file) == ("q", "mask.nrrd")
+    shutil.rmtree(tmp_path / "p" / "adc")
+    (tmp_path / "p" / "q_0000.nrrd").unlink()
+    scans, (problem,) = find_scans(tmp_path / "p", make_plan())
+    assert scans == []
+    assert "channel number" in problem.found
+
+
 def test_a_missing_slice_is_told_with_the_case(real_data: Path, make_plan: MakePlan, tmp_path: Path) -> None:
     source = real_data / "dicom" / "prostatex_0000" / "adc"
     for path in sorted(source.iterdir()):

@@ -136,29 +136,35 @@ def test_regions_in_another_order_are_other_outputs(tmp_path: Path, capsys: Any)
 
 
 def test_probabilities_of_an_earlier_prediction_are_not_averaged(tmp_path: Path, capsys: Any) -> None:
-    source = tmp_path / "a"
-    write_prediction(source, "p", random_levels(LABELS, 0), scheme=LABELS)
-    words = ["-i", str(source), "-o", str(tmp_path / "out"), "-np", "0"]
+    source, other = tmp_path / "a", tmp_path / "b"
+    for number, folder in enumerate((source, other)):
+        write_prediction(folder, "p", random_levels(LABELS, number), scheme=LABELS)
+    words = ["-i", str(source), str(other), "-o", str(tmp_path / "out"), "-np", "0", "--json"]
     record = PredictionRecord(source, part=(0, 1), facts={})
     record.add("p", key="new", files=[source / "p.nii.gz"], facts={"warnings": []})
     assert ensemble.main(words) == 1
-    assert "is of another prediction than the labels" in capsys.readouterr().err
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["found"] == "is damaged, or of another prediction than the labels"
     record.add("p", key="new", files=[*source.glob("p[._]*")], facts={"warnings": []})
     assert ensemble.main(words) == 0
 
 
 def test_without_an_image_file_the_way_out_is_told(tmp_path: Path, capsys: Any) -> None:
-    write_prediction(tmp_path / "a", "p", random_levels(LABELS, 0), scheme=LABELS)
-    (tmp_path / "a" / "p.nii.gz").rename(tmp_path / "a" / "p.dcm")
-    assert ensemble.main(["-i", str(tmp_path / "a"), "-o", str(tmp_path / "out"), "-np", "0"]) == 1
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        write_prediction(folder, "p", random_levels(LABELS, 0), scheme=LABELS)
+        (folder / "p.nii.gz").rename(folder / "p.dcm")
+    assert ensemble.main(["-i", *map(str, folders), "-o", str(tmp_path / "out"), "-np", "0"]) == 1
     assert "--format nii.gz" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["-i", "empty", "-o", "out"], "holds no CASE_probabilities.b2nd; predict with --save_probabilities"),
-        (["-i", "nowhere", "-o", "out"], "holds no CASE_probabilities.b2nd"),
+        (["-i", "empty", "a", "-o", "out"], "holds no CASE_probabilities.b2nd; predict with --save_probabilities"),
+        (["-i", "nowhere", "a", "-o", "out"], "holds no CASE_probabilities.b2nd"),
+        (["-i", "a", "-o", "out"], "two or more different folders"),
+        (["-i", "a", "empty", "a/", "-o", "out"], "two or more different folders"),
         (["-i", "empty", "a", "-o", "a"], "the output folder is the input folder"),
     ],
 )
