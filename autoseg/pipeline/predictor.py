@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from autoseg.io.volume_file import image_of, voxels_of
 from autoseg.nets.device import choose_device
 from autoseg.pipeline.sharing import opened_model
 
+log = logging.getLogger(__name__)
 Image = Any  # sitk.Image, NumPy array, path, or a list of one of them per channel
 
 
@@ -29,7 +31,8 @@ class Predictor:
         predict = Predictor.load("model.zip", device="cpu")
         segmentation = predict("scan.nii.gz")
 
-    Several threads may call it at the same time; each call needs memory of its own.
+    Several threads may call it at the same time; each call needs memory of its own. What is unusual about an image,
+    compared with the training images, is logged as a warning.
     """
 
     def __init__(self, members: Sequence[prediction.Ensemble], settings: prediction.Settings) -> None:
@@ -129,7 +132,10 @@ class Predictor:
             yield result
 
     def _read(self, image: Image, spacing_mm: Sequence[float] | None) -> prediction.LoadedScan:
-        return prediction.prepare_scan(self._members, _loaded(image, spacing_mm))
+        scan = prediction.prepare_scan(self._members, _loaded(image, spacing_mm))
+        for warning in scan.warnings:
+            log.warning("%s", warning)
+        return scan
 
     def _segment(
         self,

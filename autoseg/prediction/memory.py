@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import Literal
 
 import torch
@@ -129,12 +129,17 @@ def plan_memory(
                 if host <= SHARE * host_gb and device <= SHARE * (device_gb or 0):
                     return MemoryPlan(place=place, tiles_at_once=n, read_ahead=ahead, host_gb=host, device_gb=device)
     least = blocks + _tiles_gb(streams, 1)
-    found = f"one tile at a time needs {labels + padded + (0 if on_gpu else least):.1f} GB of memory"
+    host = labels + padded + (0 if on_gpu else least)
+    found = f"one tile at a time needs {host:.1f} GB of memory"
     where = f"{SHARE * host_gb:.1f} GB may be used"
     if on_gpu:
         found += f" and {least:.1f} GB on the GPU"
         where += f" and {SHARE * (device_gb or 0):.1f} GB on the GPU"
-    raise DeviceError(f"{found}, and {where}; close other programs, raise --max_memory_gb, or use a larger machine")
+    todo = "use a larger machine, or --device cpu" if on_gpu else "use a larger machine"
+    if (short := host / SHARE - host_gb) > 0:
+        more = f"{ceil(10 * short) / 10:.1f} GB"
+        todo = f"close other programs or raise --max_memory_gb, by {more}, or use a larger machine"
+    raise DeviceError(f"{found}, and {where}; {todo}")
 
 
 def _tiles_gb(streams: Sequence[Stream], n: int) -> float:

@@ -22,6 +22,7 @@ from peer_model import plans, results_folder, save, spec, their_tensors
 from autoseg import Predictor
 from autoseg.cli import ensemble, export_model, import_model, predict
 from autoseg.core.errors import DataError, UsageError
+from autoseg.core.fingerprint import Seen
 from autoseg.core.plan import Model, Plan
 from autoseg.core.workers import Outcome, WorkerPool
 from autoseg.io.peer_plan import read_peer_plan
@@ -254,6 +255,17 @@ def test_the_predictor_answers_as_the_command_does(tmp_path: Path, place: list[s
     _, exact = segment(files[0], return_probabilities=True)
     assert exact.dtype == np.float32
     assert np.abs(stored - exact).max() <= 0.5 / 255 + 1e-6
+
+
+def test_the_predictor_logs_what_is_unusual(tmp_path: Path, place: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "results" / "Dataset900_Toy" / "hand__small"
+    seen = Seen(cases=2, spacing_mm=[(1, 1)] * 3, extent_mm=[(5, 50)] * 3)
+    Model.read(folder / "model.json").with_changes(seen=seen).write(folder / "model.json")
+    segment = Predictor.load(folder, device="cpu")
+    segment(np.zeros((9, 12, 11), dtype=np.float32), spacing_mm=(1, 1, 1))
+    assert caplog.text == ""
+    segment(np.zeros((9, 12, 11), dtype=np.float32), spacing_mm=(1, 1, 3))
+    assert "spacing" in caplog.text
 
 
 def test_the_predictor_is_safe_in_threads(tmp_path: Path, place: list[str]) -> None:
