@@ -18,7 +18,7 @@ from autoseg.core.fingerprint import Fingerprint, Intensities, LabelStatistics, 
 from autoseg.core.model_card import CardScores, FileFacts, ModelCard
 from autoseg.core.plan import Configuration, Model, NetworkSpec, Plan
 from autoseg.core.recipe import RECIPES, Recipe
-from autoseg.core.scores import LabelScores, Scores, Summary
+from autoseg.core.scores import Equity, Group, LabelScores, Scores, Summary
 from autoseg.core.splits import Split
 from autoseg.core.strategy import Change, Step, Strategy, Trial
 
@@ -28,7 +28,7 @@ NO_COMMANDS = {"autoseg_version", "autoseg_workspace", "autoseg_demo_output"}  #
 FORMATS = REPOSITORY / "documentation" / "data_format.md"
 RECORDS = (
     *(DatasetJson, Split, Fingerprint, Intensities, LabelStatistics, Plan, Configuration, NetworkSpec, Model),
-    *(Recipe, Scores, LabelScores, Summary, Strategy, Step, Trial, Change),
+    *(Recipe, Scores, LabelScores, Summary, Group, Equity, Strategy, Step, Trial, Change),
     *(Seen, SeenIntensities, ModelCard, CardScores, FileFacts),
 )
 

@@ -18,13 +18,22 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = options.new_parser(
-        "evaluate", "Score predictions against true labels: Dice, IoU, HD95, surface Dice, volumes."
+        "evaluate", "Score predictions against true labels: overlap, surfaces, volumes, lesions, groups of cases."
     )
     parser.add_argument(
         "-p", dest="predictions", type=Path, required=True, metavar="PRED", help="folder of predictions"
     )
     parser.add_argument("-g", dest="truths", type=Path, required=True, metavar="TRUTH", help="folder of true labels")
-    parser.add_argument("--tolerance", type=float, default=1.0, metavar="MM", help="of the surface Dice (default 1 mm)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1.0,
+        metavar="MM",
+        help="of the surface Dice, for labels without one in dataset.json (default 1 mm)",
+    )
+    parser.add_argument(
+        "--cases", type=Path, metavar="CSV", help="table with a column case, to compare groups of cases by the others"
+    )
     options.add_workers(parser)
     return run(parser, _act, argv)
 
@@ -39,6 +48,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         args.predictions,
         args.truths,
         tolerance_mm=args.tolerance,
+        case_table=args.cases,
         workers=args.workers,
         progress=ProgressDisplay(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +70,12 @@ def _as_list(value: int | list[int]) -> list[int]:
     return value if isinstance(value, list) else [value]
 
 
+def _check_names(names: Iterable[str], info: ValidationInfo, *, where: str = "") -> None:
+    structures = [name for name in info.data.get("labels", {}) if name not in ("background", "ignore")]
+    if strangers := [name for name in names if structures and name not in structures]:
+        raise ValueError(f"{where}'{strangers[0]}' is no label (there: {', '.join(structures)})")
+
+
 class CaseFiles(Record):
     """Explicit files of one case, as the optional key `dataset` of dataset.json lists them."""
 
@@ -89,17 +96,23 @@ class DatasetJson(Record):
     dataset: dict[str, CaseFiles] | None = None
     groups: dict[str, str | int] | None = None
     annotated_classes: dict[str, list[str]] | None = None
+    lesions: list[str] | None = None
+    tolerances_mm: dict[str, Annotated[float, Field(ge=0)]] | None = None
 
     @field_validator("annotated_classes")
     @classmethod
-    def _known_names(cls, cases: dict[str, list[str]] | None, info: ValidationInfo) -> dict[str, list[str]] | None:
-        structures = [name for name in info.data.get("labels", {}) if name not in ("background", "ignore")]
+    def _known_per_case(cls, cases: dict[str, list[str]] | None, info: ValidationInfo) -> dict[str, list[str]] | None:
         for case, names in (cases or {}).items():
             if not names:
                 raise ValueError(f"{case}: lists no label; name those that it was annotated for, or remove the case")
-            if strangers := [name for name in names if structures and name not in structures]:
-                raise ValueError(f"{case}: '{strangers[0]}' is no label (there: {', '.join(structures)})")
+            _check_names(names, info, where=f"{case}: ")
         return cases
+
+    @field_validator("lesions", "tolerances_mm")
+    @classmethod
+    def _known(cls, names: Any, info: ValidationInfo) -> Any:
+        _check_names(names or (), info)
+        return names
 
     @field_validator("channel_names")
     @classmethod

@@ -13,21 +13,43 @@ from autoseg.core.records import Record
 class LabelScores(Record):
     """One label in one case.
 
-    Rules for empty masks: both empty -> Dice, IoU, HD95 and NSD are null and do not count in means; exactly
-    one empty -> Dice, IoU and NSD are 0 and HD95 is null (there is no distance), counted in
-    `n_undefined_hd95` of the summary.
+    Rules for empty masks: both empty -> all but the volumes is null and does not count in means; exactly one empty ->
+    Dice, IoU and NSD are 0 and the distances are null (there is none), counted in `n_undefined_hd95` of the summary;
+    sensitivity is null without truth, precision is null without prediction. Lesions are counted for labels that
+    dataset.json declares as such: connected parts (26 neighbours); one is found where a predicted part has an IoU above
+    0.1 with it, and as many are found as there are such pairs without using a part twice; panoptic quality takes the
+    pairs above 0.5 (Kirillov et al. 2019). Volume error: predicted minus true. The calibration error needs stored
+    probabilities (15 bins; voxels where the label is true or its probability is above 0).
     """
 
     dice: float | None
     iou: float | None
+    sensitivity: float | None = None
+    precision: float | None = None
+    hd_mm: float | None = None
     hd95_mm: float | None
+    mean_distance_mm: float | None = None
     nsd: float | None
     volume_truth_ml: float
     volume_predicted_ml: float
+    volume_error_ml: float | None = None
+    lesions_truth: int | None = None
+    lesions_predicted: int | None = None
+    lesions_found: int | None = None
+    lesion_f1: float | None = None
+    panoptic_quality: float | None = None
+    calibration_error: float | None = None
+
+
+METRICS = tuple(LabelScores.model_fields)
 
 
 class Summary(Record):
-    """Mean, spread and count of one metric of one label over cases."""
+    """Mean, spread and count of one metric of one label over cases.
+
+    `ci95` holds the mean in 95 % of 2,000 samples drawn from the cases with replacement (percentile
+    bootstrap, always the same samples); null with fewer than two cases.
+    """
 
     mean: float | None
     std: float | None
@@ -35,16 +57,39 @@ class Summary(Record):
     min: float | None
     max: float | None
     cases: int
+    ci95: tuple[float, float] | None = None
+
+
+class Group(Record):
+    """The Dice of the cases that share a value of a column of cases.csv."""
+
+    cases: int
+    mean_dice: float | None
+    dice: dict[str, Summary]
+
+
+class Equity(Record):
+    """How far groups of cases differ in their mean Dice.
+
+    `gap` is that of the best group minus that of the worst. `equity_scaled` is the mean Dice of all cases divided by
+    1 + the sum over groups of the distance of their mean Dice from it (Tian et al. 2024).
+    """
+
+    groups: dict[str, Group]
+    gap: float | None
+    equity_scaled: float | None
 
 
 class Scores(Record):
     """Scores of a set of predictions: `cases[case][label]`, `summary[label][metric]`."""
 
     tolerance_mm: float
+    tolerances_mm: dict[str, float] = Field(default_factory=dict)  # of labels with another one
     cases: dict[str, dict[str, LabelScores]]
     summary: dict[str, dict[str, Summary]]
     mean_dice: float | None
     missing: list[str] = Field(default_factory=list)
+    equity: dict[str, Equity] = Field(default_factory=dict)  # per column of cases.csv
     rules: str = " ".join((LabelScores.__doc__ or "").split())
 
 

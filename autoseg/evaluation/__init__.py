@@ -12,7 +12,7 @@ from autoseg.core.labels import LabelScheme
 from autoseg.core.scores import LabelScores, Scores
 from autoseg.core.workers import Outcome, supervised_map
 from autoseg.evaluation.score_case import CaseResult, Pair, score_pair
-from autoseg.evaluation.summary import summarise
+from autoseg.evaluation.summary import Columns, summarise
 from autoseg.evaluation.tables import score_table, write_scores
 
 __all__ = ["DEFAULT_TOLERANCE_MM", "evaluate", "pool_scores", "score_table", "write_scores"]
@@ -30,6 +30,10 @@ def evaluate(
     labels: LabelScheme,
     annotated_classes: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     tolerance_mm: float = DEFAULT_TOLERANCE_MM,
+    tolerances_mm: Mapping[str, float] = MappingProxyType({}),
+    lesions: Sequence[str] = (),
+    columns: Columns = MappingProxyType({}),
+    probabilities: Mapping[str, Path] = MappingProxyType({}),
     workers: int,
 ) -> tuple[Scores, list[Problem]]:
     """Score the prediction of every case that has a truth.
@@ -40,6 +44,10 @@ def evaluate(
         labels: what the values in the files mean.
         annotated_classes: names that the truth of a case was drawn for, where not for all: others are not scored.
         tolerance_mm: distance up to which surfaces count as the same in the normalised surface Dice (NSD).
+        tolerances_mm: other ones, of some labels.
+        lesions: labels whose connected parts are scored one by one.
+        columns: of cases.csv (name -> case -> value), by which groups of cases are compared.
+        probabilities: file per case id, where there is one, for the calibration error.
         workers: processes; 0 works in this one.
 
     Returns:
@@ -59,7 +67,9 @@ def evaluate(
             truth=truths[case],
             labels=labels,
             annotated=annotated_classes.get(case),
-            tolerance_mm=tolerance_mm,
+            tolerances_mm={name: tolerances_mm.get(name, tolerance_mm) for name in labels.foreground},
+            lesions=tuple(lesions),
+            probabilities=probabilities.get(case),
         )
         for case in sorted(set(truths) & set(predictions))
     ]
@@ -75,18 +85,22 @@ def evaluate(
         {case: scored[case] for case in sorted(scored)},
         label_names=[*labels.foreground],
         tolerance_mm=tolerance_mm,
+        tolerances_mm=tolerances_mm,
         missing=sorted(set(truths) - set(scored)),
+        columns=columns,
     )
     return scores, sorted(problems, key=lambda problem: problem.case)
 
 
-def pool_scores(folds: Sequence[Scores]) -> Scores:
+def pool_scores(folds: Sequence[Scores], *, columns: Columns = MappingProxyType({})) -> Scores:
     """The scores of several folds as one set: every case counts once, summaries are over all of them."""
     return summarise(
         {case: rows for scores in folds for case, rows in sorted(scores.cases.items())},
         label_names=list(folds[0].summary),
         tolerance_mm=folds[0].tolerance_mm,
+        tolerances_mm=folds[0].tolerances_mm,
         missing=sorted(case for scores in folds for case in scores.missing),
+        columns=columns,
     )
 
 

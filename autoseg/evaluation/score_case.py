@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from autoseg.core.errors import DataError, Problem
 from autoseg.core.geometry import Geometry
 from autoseg.core.labels import LabelScheme
 from autoseg.core.scores import LabelScores
+from autoseg.evaluation.calibration import calibration_errors
+from autoseg.evaluation.lesions import LesionMatches, match_lesions
 from autoseg.io.images import read_volume
-from autoseg.ops.surface_distance import hd95_mm, normalised_surface_dice, surface_distances
+from autoseg.io.probability_file import open_probabilities
+from autoseg.ops.surface_distance import surface_distances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +30,10 @@ class Pair:
     prediction: Path
     truth: Path
     labels: LabelScheme
-    tolerance_mm: float
+    tolerances_mm: Mapping[str, float]
+    lesions: tuple[str, ...] = ()
     annotated: tuple[str, ...] | None = None
+    probabilities: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,7 @@ def score_pair(pair: Pair) -> CaseResult:
     truth, geometry = read_volume(pair.truth, case=pair.case)
     predicted, other = read_volume(pair.prediction, case=pair.case)
     errors, warnings = geometry.differences(other)
+    turned = other.orientation if errors else None
     if errors:
         truth, predicted = geometry.orientation.apply(truth), other.orientation.apply(predicted)
         geometry, other = geometry.canonical, other.canonical
@@ -58,16 +65,32 @@ def score_pair(pair: Pair) -> CaseResult:
         raise DataError(
             _problem(pair, pair.prediction, f"does not lie on the grid of its truth: {'; '.join(errors)}", todo)
         )
+    inside = _encode(truth, pair=pair, file=pair.truth)
     scores = score_volumes(
-        _encode(truth, pair=pair, file=pair.truth),
+        inside,
         _encode(predicted, pair=pair, file=pair.prediction),
         labels=pair.labels,
         geometry=geometry,
-        tolerance_mm=pair.tolerance_mm,
+        tolerances_mm=pair.tolerances_mm,
+        lesions=pair.lesions,
     )
+    if pair.probabilities is not None:
+        as_stored = inside if turned is None else turned.undo(inside)
+        errors_by_name = _calibration(pair, as_stored)
+        scores = {n: row.with_changes(calibration_error=errors_by_name[n]) for n, row in scores.items()}
     if pair.annotated is not None:
         scores = {name: row for name, row in scores.items() if name in pair.annotated}
     return CaseResult(scores=scores, warnings=tuple(warnings))
+
+
+def _calibration(pair: Pair, truth: NDArray[np.int16]) -> dict[str, float | None]:
+    """Calibration errors from the stored probabilities. Raises DataError: they are of another case or model."""
+    assert pair.probabilities is not None
+    stored = open_probabilities(pair.probabilities)
+    if stored.shape != truth.shape or not stored.scheme.means_the_same(pair.labels):
+        todo = "predict again with --save_probabilities, or move the file away"
+        raise DataError(_problem(pair, pair.probabilities, "has another grid or other labels than the truth", todo))
+    return calibration_errors(stored, truth, labels=pair.labels)
 
 
 def score_volumes(
@@ -76,12 +99,21 @@ def score_volumes(
     *,
     labels: LabelScheme,
     geometry: Geometry,
-    tolerance_mm: float,
+    tolerances_mm: Mapping[str, float],
+    lesions: Sequence[str] = (),
 ) -> dict[str, LabelScores]:
     """Score two (Z, Y, X) arrays of values inside (see LabelScheme) for every label or region.
 
     Voxels that the truth ignores belong to no label in either array: they count in no overlap and no volume,
     and the surface of both masks is cut there alike.
+
+    Args:
+        truth: what is true.
+        predicted: what was predicted.
+        labels: what the values mean.
+        geometry: of both arrays.
+        tolerances_mm: per label, distance up to which surfaces count as the same in the normalised surface Dice (NSD).
+        lesions: labels whose connected parts are scored one by one.
     """
     ignored = len(labels.values)
     if labels.ignore_value is not None:
@@ -93,19 +125,35 @@ def score_volumes(
         both = int(counts[np.ix_(members, members)].sum())
         n_truth, n_predicted = int(counts[[*members], :].sum()), int(counts[:, [*members]].sum())
         box = _enclosing([boxes[value] for value in members])
-        distances = surface_distances(
-            np.isin(truth[box], members), np.isin(predicted[box], members), spacing_mm=geometry.spacing_mm
-        )
+        masks = np.isin(truth[box], members), np.isin(predicted[box], members)
+        distances = surface_distances(*masks, spacing_mm=geometry.spacing_mm)
         either = n_truth + n_predicted - both
+        found = match_lesions(*masks) if name in lesions else None
         scores[name] = LabelScores(
             dice=2 * both / (n_truth + n_predicted) if either else None,
             iou=both / either if either else None,
-            hd95_mm=hd95_mm(distances),
-            nsd=normalised_surface_dice(distances, tolerance_mm=tolerance_mm),
+            sensitivity=both / n_truth if n_truth else None,
+            precision=both / n_predicted if n_predicted else None,
+            hd_mm=distances.hausdorff_mm(),
+            hd95_mm=distances.hausdorff_mm(95),
+            mean_distance_mm=distances.mean_mm,
+            nsd=distances.normalised_surface_dice(tolerances_mm[name]),
             volume_truth_ml=n_truth * geometry.voxel_volume_ml,
             volume_predicted_ml=n_predicted * geometry.voxel_volume_ml,
+            volume_error_ml=(n_predicted - n_truth) * geometry.voxel_volume_ml,
+            **({} if found is None else _lesion_scores(found)),
         )
     return scores
+
+
+def _lesion_scores(found: LesionMatches) -> dict[str, Any]:
+    return {
+        "lesions_truth": found.n_truth,
+        "lesions_predicted": found.n_predicted,
+        "lesions_found": found.n_found,
+        "lesion_f1": found.f1,
+        "panoptic_quality": found.panoptic_quality,
+    }
 
 
 def confusion_counts(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, n_values: int) -> NDArray[np.int64]:

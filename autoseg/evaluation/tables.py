@@ -9,12 +9,8 @@ from pathlib import Path
 from autoseg.core.files import write_bytes
 from autoseg.core.scores import LabelScores, Scores, Summary
 
-_DICE, _HD95, _NSD = (
-    ("Dice mean ± std", "median", "min"),
-    ("HD95 mm mean ± std", "median"),
-    ("NSD mean ± std", "median"),
-)
-_COLUMNS = ("label", "n", *_DICE, *_HD95, *_NSD)
+_DICE = ("Dice mean ± std", "95 % interval", "median", "min")
+_COLUMNS = ("label", "n", *_DICE, "HD95 mm mean ± std", "median", "NSD mean ± std")
 
 
 def write_scores(scores: Scores, folder: Path) -> None:
@@ -31,7 +27,7 @@ def write_scores(scores: Scores, folder: Path) -> None:
 
 
 def score_table(scores: Scores) -> str:
-    """Mean ± std and median per label, with the count of cases, as lines of text for a terminal.
+    """Per label mean ± std, 95 % confidence interval of the mean and median, as lines of text for a terminal.
 
     `n` counts the cases with a Dice; where fewer have an HD95, since one mask is empty, a line below says so.
     """
@@ -41,7 +37,15 @@ def score_table(scores: Scores) -> str:
     if scores.mean_dice is not None:
         counts = f"{_count(len(rows), 'label')}: {scores.mean_dice:.4f} ({_count(len(scores.cases), 'case')})"
         lines.append(f"mean Dice of {counts}")
-    lines.append(f"NSD at {scores.tolerance_mm:g} mm tolerance")
+    others = "".join(f", {name} {mm:g} mm" for name, mm in scores.tolerances_mm.items())
+    lines.append(f"NSD at {scores.tolerance_mm:g} mm tolerance{others}")
+    lines += [_lesions(name, metrics) for name, metrics in scores.summary.items() if metrics["lesion_f1"].cases]
+    for column, equity in scores.equity.items():
+        groups = [
+            f"{value} {_number(g.mean_dice, 4)} ({_count(g.cases, 'case')})" for value, g in equity.groups.items()
+        ]
+        found = f"gap {_number(equity.gap, 4)}, equity-scaled Dice {_number(equity.equity_scaled, 4)}"
+        lines.append(f"{column}: {', '.join(groups)}; {found}")
     for name, metrics in scores.summary.items():
         if undefined := metrics["n_undefined_hd95"].cases:
             lines.append(f"{name}: no HD95 in {_count(undefined, 'case')}, where only one mask is empty (Dice 0)")
@@ -50,17 +54,22 @@ def score_table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
+def _lesions(name: str, metrics: dict[str, Summary]) -> str:
+    f1, quality = metrics["lesion_f1"], metrics["panoptic_quality"]
+    return f"{name}, lesion by lesion: F1 {_spread(f1, 4)}, panoptic quality {_spread(quality, 4)} (n {f1.cases})"
+
+
 def _cells(metrics: dict[str, Summary]) -> list[str]:
     dice, distance, surface = metrics["dice"], metrics["hd95_mm"], metrics["nsd"]
     return [
         str(dice.cases),
         _spread(dice, 4),
+        "-" if dice.ci95 is None else f"{dice.ci95[0]:.4f}-{dice.ci95[1]:.4f}",
         _number(dice.median, 4),
         _number(dice.min, 4),
         _spread(distance, 2),
         _number(distance.median, 2),
         _spread(surface, 4),
-        _number(surface.median, 4),
     ]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from autoseg import __version__, evaluation, training
+from autoseg.core.case_table import NAME as CASE_TABLE
+from autoseg.core.case_table import read_case_table
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
 from autoseg.core.fingerprint import Fingerprint
@@ -84,6 +86,7 @@ def _train(
     splits = current_splits(dataset, workspace)
     folds = _wanted_folds(options.folds, splits, stored)
     results = workspace.model(dataset.name, plan.planner, options.configuration)
+    columns, doubts = read_case_table(dataset.folder / CASE_TABLE, cases={*dataset.cases})
     stage = None
     if plan.configuration(options.configuration).previous_stage is not None:
         stage = workspace.stage_store(dataset.name, plan.planner, options.configuration)
@@ -125,7 +128,7 @@ def _train(
         name = options.configuration
         _write_model(results, Model(configuration=name, plan=plan, autoseg_version=__version__, seen=seen))
     processes.wait_for_all()
-    outcome = Outcome(warnings=few_cases(len(stored), len(splits)))
+    outcome = Outcome(warnings=[*few_cases(len(stored), len(splits)), *doubts])
     tasks = [
         FoldTask(dataset=dataset, job=job, fold=fold, results=results, workers=options.workers, plugin=options.plugin)
         for fold, job in jobs.items()
@@ -142,7 +145,7 @@ def _train(
         else:
             outcome.facts[f"fold_{fold}"] = result
     if processes.rank() == 0:
-        _pool_cross_validation(results, len(splits), outcome)
+        _pool_cross_validation(results, len(splits), columns, outcome)
     return outcome
 
 
@@ -170,12 +173,14 @@ def _run_in_turn(tasks: Sequence[FoldTask], progress: Progress) -> Iterator[tupl
         yield task.fold, result
 
 
-def _pool_cross_validation(results: Path, n_folds: int, outcome: Outcome) -> None:
+def _pool_cross_validation(
+    results: Path, n_folds: int, columns: Mapping[str, Mapping[str, str]], outcome: Outcome
+) -> None:
     """Pool the scores of all folds into crossval/ once every fold is validated."""
     folds = [scores for fold in range(n_folds) if (scores := validation_scores(fold_folder(results, fold)))]
     if not n_folds or len(folds) < n_folds:
         return
-    scores = evaluation.pool_scores(folds)
+    scores = evaluation.pool_scores(folds, columns=columns)
     evaluation.write_scores(scores, results / "crossval")
     outcome.facts["crossval_mean_dice"] = scores.mean_dice
     outcome.facts["crossval_table"] = evaluation.score_table(scores)

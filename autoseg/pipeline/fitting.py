@@ -9,7 +9,7 @@ from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
 from autoseg.nets.memory import TrainingMemory, training_memory
 
-MOMENTS = {"sgd": 1, "adamw": 2}  # numbers per weight that an optimizer keeps
+MOMENTS = {"sgd": 1, "adamw": 2, "muon": 1}  # numbers per weight that an optimizer keeps
 SMALLEST_BATCH = 2
 RESERVE = 0.9  # of the free memory: an allocator leaves gaps
 

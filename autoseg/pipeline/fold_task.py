@@ -139,6 +139,8 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
         {case.id: case.label for case in cases if case.label is not None},
         labels=dataset.labels,
         annotated_classes=dataset.annotated_classes,
+        tolerances_mm=dataset.json.tolerances_mm or {},
+        lesions=dataset.json.lesions or (),
         workers=few_workers(len(cases), task.workers),
     )
     evaluation.write_scores(scores, validation)

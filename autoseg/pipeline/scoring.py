@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from autoseg import evaluation, prediction, reporting
+from autoseg.core.case_table import NAME, read_case_table
 from autoseg.core.dataset import read_declaration
 from autoseg.core.errors import Problem, UsageError
 from autoseg.core.scores import Scores
@@ -17,13 +19,15 @@ def evaluate(
     truths: Path,
     *,
     tolerance_mm: float,
+    case_table: Path | None = None,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> tuple[Scores, Outcome]:
     """Score a folder of predictions; writes summary.json and scores.csv into it.
 
     Every case that was to be predicted counts: those that prediction.json lists, else every file in `truths`. The
-    labels come from the dataset.json in or above one of the folders.
+    labels come from the dataset.json in or above one of the folders, groups of cases from the cases.csv beside it or
+    from `case_table`.
     """
     folders = (truths, truths.resolve().parent, predictions, predictions.resolve().parent)
     declared = next((folder for folder in folders if (folder / "dataset.json").is_file()), None)
@@ -42,12 +46,17 @@ def evaluate(
         truth = {case: path for case, path in truth.items() if case in asked}
         found = f"{others} of its cases were not part of this prediction"
         warnings.append(Problem(case="", file=str(truths), found=found, next="they are not scored"))
+    columns, doubts = read_case_table(case_table or declared / NAME, cases={*truth}, needed=case_table is not None)
     scores, problems = evaluation.evaluate(
         predicted,
         truth,
         labels=declaration.scheme,
         annotated_classes={case: tuple(names) for case, names in (declaration.annotated_classes or {}).items()},
         tolerance_mm=tolerance_mm,
+        tolerances_mm=declaration.tolerances_mm or {},
+        lesions=declaration.lesions or (),
+        columns=columns,
+        probabilities=_probabilities(predictions, predicted),
         workers=few_workers(len(truth), workers),
     )
     evaluation.write_scores(scores, predictions)
@@ -56,7 +65,19 @@ def evaluate(
         "mean_dice": scores.mean_dice,
         "table": evaluation.score_table(scores),
     }
-    return scores, Outcome(facts=facts, problems=problems, warnings=warnings)
+    return scores, Outcome(facts=facts, problems=problems, warnings=[*warnings, *doubts])
+
+
+def _probabilities(folder: Path, predicted: Iterable[str]) -> dict[str, Path]:
+    """The files of probabilities that belong to the label files beside them."""
+    recorded = prediction.recorded_cases(folder)
+    paths = {case: folder / f"{case}{prediction.PROBABILITIES}" for case in predicted}
+    return {
+        case: path
+        for case, path in paths.items()
+        if path.is_file()
+        and (case not in recorded or any(prediction.is_as_written(entry, path) for entry in recorded[case]))
+    }
 
 
 def show_predictions(images: Path, truths: Path, predictions: Path, target: Path) -> list[Path]:

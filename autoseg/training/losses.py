@@ -187,16 +187,17 @@ def dice_ce_balanced(
     ignore_index: int | None = None,
     class_weights: Tensor | None = None,
     known: Tensor | None = None,
+    balance: float = 1.0,
 ) -> Tensor:
-    """Like `dice_ce`, with class weights (times those given) of 1 / sqrt(voxels of the class in the batch).
+    """Like `dice_ce`, with class weights (times those given) of (voxels of the class in the batch)^(-balance / 2).
 
     Small structures are found within some dozen steps instead of after the background has been learnt; batch_dice is
-    always on. Arguments and result as in `dice_ce`.
+    always on. With `balance` 0 all classes weigh the same. Other arguments and result as in `dice_ce`.
     """
     del batch_dice
     annotated = target if ignore_index is None else target[target != ignore_index]
     counts = total(torch.bincount(annotated.flatten(), minlength=logits.shape[1]).float())
-    weights = torch.where(counts > 0, counts.clamp(min=1).rsqrt(), 0.0)
+    weights = torch.where(counts > 0, counts.clamp(min=1) ** (-balance / 2), 0.0)
     if class_weights is not None:
         weights = weights * class_weights.to(weights)
     options = {"ignore_index": ignore_index, "class_weights": weights, "known": known}

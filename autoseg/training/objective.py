@@ -33,6 +33,7 @@ class Objective:
         self.scheme = scheme
         self.batch_dice = configuration.batch_dice
         self.deep_supervision = recipe.deep_supervision
+        self.is_balanced = recipe.class_balance and recipe.loss == "auto" and not scheme.has_regions
         self.n_classes = len(scheme.foreground)
         weights = class_weights(scheme, recipe)
         self.options = {} if weights is None else {"class_weights": weights}
@@ -42,14 +43,17 @@ class Objective:
         }
 
     def __call__(
-        self, outputs: Sequence[torch.Tensor], label: torch.Tensor, *, cases: Sequence[str] = ()
+        self, outputs: Sequence[torch.Tensor], label: torch.Tensor, *, cases: Sequence[str] = (), balance: float = 0.0
     ) -> torch.Tensor:
         """Scalar loss of logits (B, K, *size), full resolution first, for int64 values inside (B, 1, *patch).
 
-        `cases` are the ids of the samples' cases, by which is known what they were annotated for.
+        `cases` are the ids of the samples' cases, by which is known what they were annotated for. `balance` is how much
+        rare classes weigh more, from 1 to 0, where the recipe balances classes.
         """
         used = outputs if self.deep_supervision else outputs[:1]
         options: dict[str, Any] = {**self.options, "batch_dice": self.batch_dice}
+        if self.is_balanced:
+            options["balance"] = balance
         known = self._known(cases, label)
         if known is not None:
             options["known"] = known

@@ -10,6 +10,7 @@ import torch
 
 from autoseg.core.recipe import Recipe
 from autoseg.core.registry import Registry
+from autoseg.training.muon import Muon
 
 optimizers: Registry[Callable[[Iterable[torch.nn.Parameter], Recipe], torch.optim.Optimizer]] = Registry("optimizer")
 schedules: Registry[Callable[[float], float]] = Registry("schedule")
@@ -37,6 +38,12 @@ def adamw(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.opt
     return torch.optim.AdamW(parameters, **rates, **_at_once(parameters))
 
 
+@optimizers.register("muon")
+def muon(parameters: Iterable[torch.nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """Orthogonalised momentum, see `autoseg.training.muon`."""
+    return Muon(parameters, lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
 def _at_once(parameters: list[torch.nn.Parameter]) -> dict[str, bool]:
     """All weights in few operations: on a GPU in one kernel."""
     return {"fused" if all(p.device.type == "cuda" for p in parameters) else "foreach": True}
@@ -62,6 +69,13 @@ class Bend:
     rate: float
 
 
+def progress(recipe: Recipe, step: int, *, seconds: float, begun: int = 0) -> float:
+    """Share of the recipe's time, else of its steps after the first `begun`, that is used up, from 0 to 1."""
+    if recipe.time_budget_s is not None:
+        return min(1.0, seconds / recipe.time_budget_s)
+    return min(1.0, (step - begun) / max(1, recipe.epochs * recipe.iterations - begun))
+
+
 def learning_rate(recipe: Recipe, step: int, *, seconds: float = 0.0, bend: Bend | None = None) -> float:
     """Learning rate of a step, counted from 0: linear warm-up, then the recipe's schedule over the remaining steps.
 
@@ -71,12 +85,8 @@ def learning_rate(recipe: Recipe, step: int, *, seconds: float = 0.0, bend: Bend
     if step < recipe.warmup_steps:
         rate = recipe.learning_rate * (step + 1) / recipe.warmup_steps
     else:
-        if recipe.time_budget_s is not None:
-            progress = seconds / recipe.time_budget_s
-        else:
-            steps = recipe.epochs * recipe.iterations
-            progress = (step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps)
-        rate = recipe.learning_rate * schedules[recipe.schedule](min(1.0, progress))
+        begun = 0 if recipe.time_budget_s is not None else recipe.warmup_steps
+        rate = recipe.learning_rate * schedules[recipe.schedule](progress(recipe, step, seconds=seconds, begun=begun))
     if bend is None:
         return rate
     return bend.rate + (rate - bend.rate) * min(1.0, (step - bend.step + 1) / recipe.iterations)

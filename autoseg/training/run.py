@@ -29,7 +29,7 @@ from autoseg.training import processes
 from autoseg.training.augmentation import AugmentationRules, augment, centre_crop, perturb
 from autoseg.training.compiling import compiled_if_faster
 from autoseg.training.objective import Objective
-from autoseg.training.optimizer import Bend, learning_rate, optimizers
+from autoseg.training.optimizer import Bend, learning_rate, optimizers, progress
 from autoseg.training.pretrained import load_pretrained
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,9 @@ class Run:
         with self.watch("forward"), autocast(self.device, self.precision):
             outputs = self.parallel(image.contiguous(memory_format=self.format))
         with self.watch("loss"):
-            loss = self.objective(outputs, label, cases=batch["cases"])
+            # rare classes weigh more at first, to be found; at the end that would be too much of them
+            balance = 1 - progress(self.recipe, self.step_number, seconds=self.at.trained_s)
+            loss = self.objective(outputs, label, cases=batch["cases"], balance=balance)
             if processes.size() > 1:  # DistributedDataParallel waits for a gradient of every output, used or not
                 loss = loss + _nothing(outputs)
         with self.watch("backward"):

@@ -14,10 +14,15 @@ def geometry(shape, spacing_mm=(3.0, 0.5, 2.0)) -> Geometry:
     return Geometry(shape=shape, spacing_mm=spacing_mm)
 
 
-def score(truth, predicted, labels=TWO, **options):
+def score(truth, predicted, labels=TWO, *, tolerance_mm=1.0, **options):
     truth, predicted = np.asarray(truth, np.int16), np.asarray(predicted, np.int16)
     return score_volumes(
-        truth, predicted, labels=labels, geometry=geometry(truth.shape), **{"tolerance_mm": 1.0} | options
+        truth,
+        predicted,
+        labels=labels,
+        geometry=geometry(truth.shape),
+        tolerances_mm=dict.fromkeys(labels.foreground, tolerance_mm),
+        **options,
     )
 
 
@@ -36,6 +41,9 @@ def test_overlap_and_volume_equal_counting_voxel_sets(shape):
         if a or b:
             assert found[name].dice == pytest.approx(2 * len(a & b) / (len(a) + len(b)))
             assert found[name].iou == pytest.approx(len(a & b) / len(a | b))
+        assert found[name].sensitivity == (pytest.approx(len(a & b) / len(a)) if a else None)
+        assert found[name].precision == (pytest.approx(len(a & b) / len(b)) if b else None)
+        assert found[name].volume_error_ml == pytest.approx((len(b) - len(a)) * 0.003)
 
 
 def test_confusion_counts_of_300_values_equal_pairwise_counting():
@@ -55,15 +63,18 @@ def test_label_absent_from_both_scores_null():
     assert found["liver"].dice == found["liver"].iou == found["liver"].nsd == 1
     assert found["liver"].hd95_mm == 0
     tumour = found["tumour"]
-    assert (tumour.dice, tumour.iou, tumour.hd95_mm, tumour.nsd) == (None, None, None, None)
-    assert tumour.volume_truth_ml == tumour.volume_predicted_ml == 0
+    known = {metric for metric, value in tumour if value is not None}
+    assert known == {"volume_truth_ml", "volume_predicted_ml", "volume_error_ml"}
+    assert tumour.volume_truth_ml == tumour.volume_predicted_ml == tumour.volume_error_ml == 0
 
 
 @pytest.mark.parametrize("swap", [False, True])
 def test_label_in_only_one_of_both_scores_zero_without_distance(swap):
     volumes = [np.zeros((2, 3, 4)), np.full((2, 3, 4), 2)]
     tumour = score(*(volumes[::-1] if swap else volumes))["tumour"]
-    assert (tumour.dice, tumour.iou, tumour.hd95_mm, tumour.nsd) == (0, 0, None, 0)
+    assert (tumour.dice, tumour.iou, tumour.nsd) == (0, 0, 0)
+    assert (tumour.hd_mm, tumour.hd95_mm, tumour.mean_distance_mm) == (None, None, None)
+    assert (tumour.sensitivity, tumour.precision) == ((None, 0) if not swap else (0, None))
 
 
 def test_spacing_and_tolerance_decide_the_surface_scores():
@@ -71,7 +82,19 @@ def test_spacing_and_tolerance_decide_the_surface_scores():
     truth[1, 4, 4] = predicted[1, 6, 4] = 1  # 2 voxels of 0.5 mm
     assert score(truth, predicted)["liver"].hd95_mm == pytest.approx(1.0)
     assert score(truth, predicted, tolerance_mm=1.0)["liver"].nsd == 1
-    assert score(truth, predicted, tolerance_mm=0.9)["liver"].nsd == 0
+    assert score(truth, predicted, tolerance_mm=0.9)["liver"].nsd == pytest.approx(0.5)  # the far half of each voxel
+
+
+def test_lesions_are_scored_one_by_one_for_labels_that_are_lesions():
+    truth, predicted = np.zeros((3, 8, 8)), np.zeros((3, 8, 8))
+    truth[1, 0:2, 0:2] = truth[1, 5:7, 5:7] = 2
+    predicted[1, 0:2, 0:2] = predicted[1, 3, 0] = 2
+    found = score(truth, predicted, lesions=["tumour"])
+    tumour = found["tumour"]
+    assert (tumour.lesions_truth, tumour.lesions_predicted, tumour.lesions_found) == (2, 2, 1)
+    assert (tumour.lesion_f1, tumour.panoptic_quality) == (0.5, 0.5)
+    assert found["liver"].lesion_f1 is None
+    assert score(truth, predicted)["tumour"].lesions_truth is None
 
 
 def test_region_scores_are_those_of_the_union_of_its_values():

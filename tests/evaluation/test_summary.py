@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from autoseg.core.scores import LabelScores, Scores
 from autoseg.evaluation import pool_scores
-from autoseg.evaluation.summary import summarise
+from autoseg.evaluation.summary import confidence_interval, summarise
 from autoseg.evaluation.tables import score_table, write_scores
 
 
@@ -34,6 +35,32 @@ def test_summary_equals_numpy_over_values_that_are_not_null(scores):
         assert found.std == pytest.approx(np.std(values, ddof=1))
         assert found.median == pytest.approx(np.median(values))
         assert (found.min, found.max, found.cases) == (min(values), max(values), len(values))
+
+
+def test_confidence_interval_equals_scipys_bootstrap_up_to_chance():
+    values = np.random.default_rng(0).normal(0.8, 0.1, 40)
+    low, high = confidence_interval(values)
+    wanted = bootstrap((values,), np.mean, n_resamples=20000, method="percentile", rng=1).confidence_interval
+    assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=2e-3)
+    assert confidence_interval(values) == (low, high)
+    assert confidence_interval([0.5]) is None
+    assert confidence_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_groups_are_compared_by_their_mean_dice(scores):
+    columns = {"sex": {"a": "f", "b": "m", "c, the third": "m"}, "site": {"a": "x"}}
+    found = summarise(scores.cases, label_names=["liver", "tumour"], tolerance_mm=2.0, missing=[], columns=columns)
+    sex = found.equity["sex"]
+    assert {value: (group.cases, group.mean_dice) for value, group in sex.groups.items()} == {
+        "f": (1, pytest.approx((0.9 + 0) / 2)),
+        "m": (2, pytest.approx((0.6 + 0.5) / 2)),
+    }
+    assert sex.gap == pytest.approx(0.1)
+    assert sex.equity_scaled == pytest.approx(0.475 / (1 + 0.025 + 0.075))
+    assert (found.equity["site"].gap, found.equity["site"].equity_scaled) == (None, None)
+    text = score_table(found)
+    assert "sex: f 0.4500 (1 case), m 0.5500 (2 cases); gap 0.1000, equity-scaled Dice 0.4318" in text
+    assert pool_scores([found], columns=columns) == found.with_changes(missing=[])
 
 
 def test_mean_dice_gives_each_label_the_same_weight(scores):

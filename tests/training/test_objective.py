@@ -51,6 +51,27 @@ def test_without_deep_supervision_only_the_full_resolution_counts(make_plan: Mak
     torch.testing.assert_close(objective(outputs, label), dice_ce(outputs[0], label, batch_dice=False))
 
 
+@pytest.mark.parametrize("balance", [0.0, 0.4, 1.0])
+def test_balanced_classes_weigh_by_a_power_of_their_voxels(make_plan: MakePlan, balance: float) -> None:
+    """Without balance it is the usual loss, so a training that ends there ends where others do."""
+    objective = objective_for(make_plan(labels=LABELS), deep_supervision=False, class_balance=True)
+    outputs, label = outputs_for(3), label_of(1)  # no voxel of the last class
+    label[:, :, 1:] = 0
+    counts = np.bincount(label.numpy().ravel(), minlength=3)
+    weights = torch.tensor([*(counts[:2] ** (-balance / 2)), 0.0], dtype=torch.float32)
+    expected = dice_ce(outputs[0], label, batch_dice=True, class_weights=weights)
+    torch.testing.assert_close(objective(outputs, label, balance=balance), expected)
+    if balance == 0:
+        torch.testing.assert_close(expected, dice_ce(outputs[0], label, batch_dice=True))
+
+
+def test_a_loss_of_ones_own_is_not_balanced(make_plan: MakePlan) -> None:
+    objective = objective_for(make_plan(labels=LABELS), class_balance=True, loss="dice_ce")
+    plain = objective_for(make_plan(labels=LABELS))
+    outputs, label = outputs_for(3), label_of(2)
+    assert torch.equal(objective(outputs, label, balance=1.0), plain(outputs, label))
+
+
 def test_regions_are_trained_with_dice_and_binary_cross_entropy(make_plan: MakePlan) -> None:
     objective = objective_for(make_plan(labels=REGIONS, regions_class_order=(1, 2, 4)), deep_supervision=False)
     outputs, label = outputs_for(3), label_of(3)

@@ -8,7 +8,7 @@ import torch
 
 from autoseg.core.errors import UsageError
 from autoseg.core.recipe import Recipe
-from autoseg.training.optimizer import Bend, learning_rate, optimizers, schedules
+from autoseg.training.optimizer import Bend, learning_rate, optimizers, progress, schedules
 
 RECIPE = Recipe(epochs=10, iterations=20, learning_rate=0.01)
 
@@ -96,6 +96,14 @@ def test_another_length_bends_the_rate_without_a_jump(old: int, new: int) -> Non
     assert rates[at + RECIPE.iterations - 1 :] == [
         pytest.approx(learning_rate(after, step)) for step in range(at + RECIPE.iterations - 1, len(rates))
     ]
+
+
+def test_progress_counts_steps_or_seconds() -> None:
+    steps = RECIPE.epochs * RECIPE.iterations
+    assert [progress(RECIPE, step, seconds=9e9) for step in (0, steps // 2, steps, 2 * steps)] == [0, 0.5, 1, 1]
+    assert progress(RECIPE, 7, seconds=0.0, begun=7) == 0
+    by_the_clock = RECIPE.with_changes(time_budget_s=10.0)
+    assert [progress(by_the_clock, 10**9, seconds=s) for s in (0, 5, 10, 20)] == [0, 0.5, 1, 1]
 
 
 def test_with_a_time_budget_the_schedule_follows_the_clock() -> None:
