@@ -54,16 +54,16 @@ def speed(found: dict[str, Any]) -> str:
 
 def accuracy(runs: dict[str, dict[str, Any]]) -> str:
     """Mean validation Dice of every run, and of all seeds."""
-    grouped: dict[str, list[float]] = {}
+    grouped: dict[str, dict[int, float]] = {}
     for name, run in runs.items():
-        if match := re.fullmatch(r"(\w+)_(\d+)x(\d+)_seed\d+", name):
-            who, epochs, steps = match.groups()
+        if match := re.fullmatch(r"(\w+)_(\d+)x(\d+)_seed(\d+)", name):
+            who, epochs, steps, seed = match.groups()
             dice = run["dice"] if isinstance(run["dice"], float) else statistics.fmean(run["dice"].values())
-            grouped.setdefault(f"{who}, {int(epochs) * int(steps)} steps", []).append(dice)
-    rows = ["| recipe or program | runs (one per seed) | mean |", "| --- | --- | --- |"]
+            grouped.setdefault(f"{who}, {int(epochs) * int(steps)} steps", {})[int(seed)] = dice
+    rows = ["| recipe or program | seed: mean Dice | mean |", "| --- | --- | --- |"]
     for name, values in sorted(grouped.items()):
-        listed = ", ".join(f"{value:.4f}" for value in values)
-        rows.append(f"| {name} | {listed} | {statistics.fmean(values):.4f} |")
+        listed = ", ".join(f"{seed}: {dice:.4f}" for seed, dice in sorted(values.items()))
+        rows.append(f"| {name} | {listed} | {statistics.fmean(values.values()):.4f} |")
     if not any(name.startswith("peer") for name in grouped):
         rows.append("\nThe peer has not been trained for this comparison yet.")
     return "\n".join(rows)
