@@ -257,3 +257,22 @@ def test_any_saved_weights_predict(finished: Finished, tmp_path: Path, capsys: p
         assert (code, facts["predicted_now"]) == (0, 2)
         # after one epoch all three are the same
         assert {path.name: path.read_bytes() for path in target.glob("*.nii.gz")} == final
+
+
+def test_probabilities_of_validation_cases_are_stored_on_request(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished.workspace, tmp_path / "w")
+    words = ["-d", "900", "--workspace", str(tmp_path / "w"), *SHORT, "-f", "0"]
+    validation = tmp_path / "w" / "results" / NAME / "small__3d_fullres" / "fold_0" / "validation"
+    assert not [*validation.glob("*.b2nd")]
+    for wanted, validated_now in ((["--save_probabilities"], True), (["--save_probabilities"], False), ([], False)):
+        code, facts = run_json(train.main, [*words, *wanted], capsys)
+        assert (code, facts["fold_0"]["trained_now"], facts["fold_0"]["validated_now"]) == (0, False, validated_now)
+        scores = validation_scores(validation.parent)
+        assert scores is not None
+        assert sorted(path.name for path in validation.glob("*.b2nd")) == [
+            f"{case}_probabilities.b2nd" for case in sorted(scores.cases)
+        ]
+        errors = [row.calibration_error for rows in scores.cases.values() for row in rows.values()]
+        assert any(error is not None for error in errors)

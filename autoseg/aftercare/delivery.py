@@ -34,32 +34,52 @@ def ensemble(
     asked = {case for source in sources for case in prediction.asked_cases(source) or ()}
     cases = sorted(asked.union(*found.values()))
     recorded = {source: prediction.recorded_cases(source) for source in sources}
-    facts = {"ensemble_of": [str(source) for source in sources], "autoseg_version": __version__}
-    make_writable(target)
-    record = prediction.PredictionRecord(target, part=(0, 1), facts=facts)
-    keys: dict[str, str] = {}
     jobs: dict[str, prediction.StoredCase] = {}
     problems: list[Problem] = []
     for case in cases:
         try:
-            job = _stored_case(case, found, recorded, target)
-            key = content_key(files=[*job.probabilities, *job.like])
-        except (DataError, OSError) as error:
+            jobs[case] = _stored_case(case, found, recorded, target)
+        except DataError as error:
             problems += problems_of(error, case=case)
+    facts = {"ensemble_of": [str(source) for source in sources], "autoseg_version": __version__}
+    return write_ensemble(jobs, target, facts=facts, problems=problems, workers=workers, progress=progress)
+
+
+def write_ensemble(
+    cases: Mapping[str, prediction.StoredCase],
+    target: Path,
+    *,
+    facts: dict[str, Any],
+    problems: Sequence[Problem] = (),
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Outcome:
+    """Average the probabilities of cases, each into a file of `target`; those that are there already are kept.
+
+    `facts` go into its prediction.json, and `problems` of cases that have not come so far.
+    """
+    make_writable(target)
+    record = prediction.PredictionRecord(target, part=(0, 1), facts=facts)
+    found = [*problems]
+    keys: dict[str, str] = {}
+    jobs: dict[str, prediction.StoredCase] = {}
+    for case, job in cases.items():
+        try:
+            key = content_key(files=[*job.probabilities, *job.like])
+        except OSError as error:
+            found += problems_of(error, case=case)
             continue
         if not record.holds(case, key=key, files=[job.target]):
             keys[case], jobs[case] = key, job
     counter = CaseCounter(progress, "ensemble", len(jobs))
-    problems += _write_each(
-        prediction.ensemble_stored, jobs, keys=keys, record=record, counter=counter, workers=workers
-    )
-    failed = _enter_failures(problems, record, target)
+    found += _write_each(prediction.ensemble_stored, jobs, keys=keys, record=record, counter=counter, workers=workers)
+    failed = _enter_failures(found, record, target)
     summary = {
-        "ensembled": len(cases) - len(failed),
+        "ensembled": len(cases.keys() - failed),
         "ensembled_now": len(jobs.keys() - failed),
         "output": str(target),
     }
-    return Outcome(facts=summary, problems=problems)
+    return Outcome(facts=summary, problems=found)
 
 
 def _stored_case(
@@ -128,7 +148,7 @@ def postprocess(
     todo = "predict this case, then run the same command again"
     lost = sorted(asked - files.keys())
     problems = [Problem(case=case, file=str(source), found="has no prediction", next=todo) for case in lost]
-    steps = [step.model_dump() for step in strategy.steps]
+    steps = [step.model_dump(exclude_none=True) for step in strategy.steps]
     keys: dict[str, str] = {}
     jobs: dict[str, refinement.FileJob] = {}
     for case, path in files.items():

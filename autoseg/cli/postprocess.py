@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.core.errors import UsageError
+    from autoseg.core.strategy import Step
 
     options.check_target(args.target, [args.source])
     if not args.strategy.is_file():
@@ -38,6 +39,6 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
 
     outcome = postprocess(args.source, args.target, args.strategy, workers=args.workers, progress=ProgressDisplay())
     facts = outcome.facts
-    steps = "; ".join(f"largest part of {', '.join(step['keep_largest'])}" for step in facts["steps"])
+    steps = "; ".join(Step(**step).sentence for step in facts["steps"])
     done = f"{options.counted(facts['postprocessed'], 'case')} postprocessed ({facts['postprocessed_now']} now)"
     return outcome, f"{done}: {steps or 'no step, copied as they are'}\n{args.target}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,8 +14,10 @@ from autoseg.cli.progress import ProgressDisplay
 from autoseg.cli.run import run
 
 if TYPE_CHECKING:
+    from autoseg.core.strategy import Strategy
     from autoseg.pipeline import Outcome
 
+log = logging.getLogger(__name__)
 
 FORMATS = {"nii.gz": ".nii.gz", "nii": ".nii", "nrrd": ".nrrd", "mha": ".mha", "dicom_seg": ".dcm"}
 
@@ -40,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         dest="configurations",
         nargs="+",
         metavar="NAME",
-        help="configuration; of several the probabilities are averaged (default: 3d_fullres)",
+        help="configuration; of several the probabilities are averaged (default: what strategy.json of the data set "
+        "says, else 3d_fullres)",
     )
     parser.add_argument(
         "-f", dest="folds", nargs="+", metavar="FOLD", help="folds of the ensemble (default: all trained)"
@@ -53,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "there while a fold is being trained (default: final)",
     )
     options.add_planner(parser)
+    parser.set_defaults(planner=None)
     parser.add_argument("--step", type=float, default=0.5, help="share of the patch between tiles (default 0.5)")
     parser.add_argument(
         "--no_mirroring", action="store_true", help="no mirrored copies: faster, slightly less accurate"
@@ -98,15 +103,32 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _models(args: argparse.Namespace) -> AbstractContextManager[list[Path]]:
-    """The folders of the models that -m or -d and -c name."""
+def _models(args: argparse.Namespace, strategy: Strategy | None) -> AbstractContextManager[list[Path]]:
+    """The folders of the models that -m, the strategy, or -d and -c name."""
     from autoseg.pipeline import opened_model
 
     if args.model is not None:
         return opened_model(args.model, configurations=args.configurations)
-    workspace = options.workspace(args)
-    name = options.dataset_name(args)
-    return nullcontext([workspace.model(name, args.planner, c) for c in args.configurations or ["3d_fullres"]])
+    workspace, name = options.workspace(args), options.dataset_name(args)
+    if strategy is not None:
+        return nullcontext([workspace.model(name, m.planner, m.configuration) for m in strategy.members])
+    planner = args.planner or "default"
+    return nullcontext([workspace.model(name, planner, c) for c in args.configurations or ["3d_fullres"]])
+
+
+def _strategy(args: argparse.Namespace) -> Strategy | None:
+    """What autoseg_find_best_configuration has decided, unless the options choose a model."""
+    from autoseg.core.strategy import Strategy
+
+    if args.model is not None or args.configurations or args.planner:
+        return None
+    path = options.workspace(args).strategy(options.dataset_name(args))
+    if not path.is_file():
+        return None
+    strategy = Strategy.read(path)
+    steps = "; ".join(step.sentence for step in strategy.steps) or "no postprocessing"
+    log.info("following %s: %s; %s (-c chooses otherwise)", path, strategy.name, steps)
+    return strategy
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
@@ -129,7 +151,9 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         raise UsageError("the workers of a cluster need a folder that all of them see; autoseg_import_model makes one")
     if args.max_memory_gb is not None and not args.max_memory_gb > 0:
         raise UsageError(f"--max_memory_gb is {args.max_memory_gb}; give a number above 0")
+    strategy = _strategy(args)
     wanted = PredictOptions(
+        steps=() if strategy is None else tuple(strategy.steps),
         folds=None if args.folds is None else tuple(args.folds),
         weights=args.weights,
         step=args.step,
@@ -144,7 +168,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         overwrite=args.overwrite,
         part=part,
     )
-    with _models(args) as models:
+    with _models(args, strategy) as models:
         called = None if args.model is None else str(args.model)
         outcome = predict(models, args.source, args.target, wanted, called=called, progress=ProgressDisplay())
     facts = outcome.facts

@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tensorboard", action="store_true", help="write the log as TensorBoard events, too")
     parser.add_argument(
+        "--save_probabilities",
+        action="store_true",
+        help="also write those of the validation cases: autoseg_find_best_configuration then tries ensembles",
+    )
+    parser.add_argument(
         "--device",
         metavar="NAME",
         help="cpu, cuda, cuda:1 or mps; several, parted by commas, train a fold each (default: all GPUs there are)",
@@ -177,6 +182,7 @@ def _train(args: argparse.Namespace) -> tuple[Outcome, str]:
         plugin=args.plugin,
         profile=args.profile,
         tensorboard=args.tensorboard,
+        probabilities=args.save_probabilities,
         workers=args.workers,
         together=together.this_process(),
     )

@@ -42,6 +42,10 @@ class Workspace:
         """Results folder of one configuration: model.json, fold_*, crossval."""
         return self.results / dataset / f"{planner}__{configuration}"
 
+    def strategy(self, dataset: str) -> Path:
+        """Which models to use for a data set, and which postprocessing."""
+        return self.results / dataset / "strategy.json"
+
 
 def fold_folder(model: Path, fold: int | str) -> Path:
     """Folder of one fold (a number, or "all") inside a results folder."""

@@ -6,11 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-import numpy as np
-
+from autoseg.core.bootstrap import confidence_interval
 from autoseg.core.scores import METRICS, Equity, Group, LabelScores, Scores, Summary
 
-RESAMPLES = 2000
 Cases = Mapping[str, Mapping[str, LabelScores]]
 Columns = Mapping[str, Mapping[str, str]]
 
@@ -80,12 +78,3 @@ def _summary(values: list[float | None]) -> Summary:
         cases=len(present),
         ci95=confidence_interval(present),
     )
-
-
-def confidence_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % confidence interval of the mean by the percentile bootstrap; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(np.asarray(values, dtype=np.float64)[drawn].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)

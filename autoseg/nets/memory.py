@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from autoseg.core.plan import NetworkSpec
-from autoseg.nets.cost import feature_map_elements
+from autoseg.nets.cost import feature_map_elements, kernels
 
 ELEMENT_BYTES = {"float32": 4, "bf16": 2, "fp16": 2}
 
@@ -36,28 +36,8 @@ class TrainingMemory:
 
 def count_parameters(spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> int:
     """Weights of a plain or residual encoder U-Net."""
-    residual = spec.name == "residual_encoder_unet"
-    features, kernels = spec.features_per_stage, [prod(kernel) for kernel in spec.kernel_sizes]
-
-    def conv(n_in: int, n_out: int, kernel: int) -> int:
-        return n_in * n_out * kernel + n_out + 2 * n_out  # weights, biases, and the norm's scale and shift
-
-    total, n_in = 0, n_channels
-    for stage, (n_out, kernel, blocks) in enumerate(zip(features, kernels, spec.blocks_per_stage, strict=True)):
-        if residual and stage == 0:
-            total += conv(n_in, n_out, kernel)
-            n_in = n_out
-        for _ in range(blocks):
-            total += conv(n_in, n_out, kernel)
-            if residual:
-                total += conv(n_out, n_out, kernel) + (n_in * n_out + 2 * n_out if n_in != n_out else 0)
-            n_in = n_out
-    for stage, blocks in enumerate(spec.blocks_per_stage_decoder):
-        here, below = features[stage], features[stage + 1]
-        total += below * here * prod(spec.strides[stage + 1]) + here
-        total += conv(2 * here, here, kernels[stage]) + (blocks - 1) * conv(here, here, kernels[stage])
-        total += here * n_outputs + n_outputs
-    return total if len(features) > 1 else total + features[0] * n_outputs + n_outputs
+    layers = kernels(spec, n_channels=n_channels, n_outputs=n_outputs)
+    return sum(layer.weights + layer.others for layer in layers)
 
 
 def training_memory(

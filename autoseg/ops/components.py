@@ -41,3 +41,15 @@ def component_sizes(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], NDArr
     # cc3d 4.1 runs out of numbers where single voxels fill a volume to its corners; an empty rim spares some.
     numbered = cc3d.connected_components(np.pad(mask, 1), connectivity=26)[1:-1, 1:-1, 1:-1]
     return numbered, np.bincount(numbered.ravel())
+
+
+def without_small_parts(mask: NDArray[np.bool_], least_voxels: float) -> NDArray[np.bool_]:
+    """The connected parts (26 neighbours) of a mask (Z, Y, X) that have at least so many voxels; a new array."""
+    if not mask.any():
+        return np.zeros_like(mask)
+    box = bounding_box(mask)
+    parts, sizes = component_sizes(crop(mask, box))
+    # volumes in ml come from float32 spacings: a part of exactly the wanted size is not small
+    large = sizes >= least_voxels * (1 - 1e-6)
+    large[0] = False
+    return paste(large[parts], box=box, shape=mask.shape)

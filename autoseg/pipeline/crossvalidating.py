@@ -54,6 +54,7 @@ class TrainOptions:
     plugin: str | None = None
     profile: bool = False
     tensorboard: bool = False
+    probabilities: bool = False
     workers: int | None = None
     together: Together | None = None
 
@@ -130,7 +131,15 @@ def _train(
     processes.wait_for_all()
     outcome = Outcome(warnings=[*few_cases(len(stored), len(splits)), *doubts])
     tasks = [
-        FoldTask(dataset=dataset, job=job, fold=fold, results=results, workers=options.workers, plugin=options.plugin)
+        FoldTask(
+            dataset=dataset,
+            job=job,
+            fold=fold,
+            results=results,
+            workers=options.workers,
+            plugin=options.plugin,
+            probabilities=options.probabilities,
+        )
         for fold, job in jobs.items()
     ]
     several = len(devices) > 1 and len(tasks) > 1

@@ -38,6 +38,21 @@ class FoldTask:
     results: Path
     workers: int | None = None
     plugin: str | None = None
+    probabilities: bool = False
+
+    def target(self, case: str) -> prediction.Target:
+        """Files of a validation case."""
+        validation = self.job.folder / "validation"
+        stored = validation / f"{case}{prediction.PROBABILITIES}" if self.probabilities else None
+        return prediction.Target(labels=validation / f"{case}{self.dataset.json.file_ending}", probabilities=stored)
+
+    @property
+    def scores(self) -> Scores | None:
+        """Those of the fold as it is; None where it is to be validated, again if wanted probabilities are missing."""
+        wanted = [file for case in self.job.split.val for file in self.target(case).paths]
+        if self.probabilities and not all(file.is_file() for file in wanted):
+            return None
+        return validation_scores(self.job.folder)
 
 
 def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]:
@@ -61,7 +76,7 @@ def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]
             )
         if processes.rank() == 0:
             picture.draw(training.read_log(job.folder / "log.jsonl"))
-        scores = validation_scores(job.folder)
+        scores = task.scores
         validated_now = scores is None
         if scores is None:
             with enough_memory("the fold is trained; close what else uses the device"):
@@ -112,17 +127,12 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
         previous_folds=None if fold == "all" else [fold],
     )
     cases = [dataset.cases[case] for case in job.split.val]
-    validation = job.folder / "validation"
-    ending = dataset.json.file_ending
+    if not task.probabilities:  # those of earlier weights
+        for case in cases:
+            (job.folder / "validation" / f"{case.id}{prediction.PROBABILITIES}").unlink(missing_ok=True)
     problems: list[Problem] = []
     own = cases[processes.rank() :: processes.size()]
-    jobs = {
-        case.id: (
-            prediction.Scan(id=case.id, images=case.images),
-            prediction.Target(labels=validation / f"{case.id}{ending}"),
-        )
-        for case in own
-    }
+    jobs = {case.id: (prediction.Scan(id=case.id, images=case.images), task.target(case.id)) for case in own}
     counter = CaseCounter(progress, f"validate fold {fold}", len(own))
     progress(counter.stage, 0, len(own), "")
     for name, result in prediction.predict_cases([ensemble], jobs):
@@ -134,16 +144,18 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
     problems = processes.gathered(problems)
     if processes.rank() > 0:
         return None
+    targets = {case.id: task.target(case.id) for case in cases}
     scores, more = evaluation.evaluate(
-        {case.id: validation / f"{case.id}{ending}" for case in cases},
+        {case: target.labels for case, target in targets.items()},
         {case.id: case.label for case in cases if case.label is not None},
         labels=dataset.labels,
         annotated_classes=dataset.annotated_classes,
         tolerances_mm=dataset.json.tolerances_mm or {},
         lesions=dataset.json.lesions or (),
+        probabilities={case: t.probabilities for case, t in targets.items() if t.probabilities is not None},
         workers=few_workers(len(cases), task.workers),
     )
-    evaluation.write_scores(scores, validation)
+    evaluation.write_scores(scores, job.folder / "validation")
     known = {problem.case for problem in problems}
     if problems := problems + [problem for problem in more if problem.case not in known]:
         raise DataError(problems)

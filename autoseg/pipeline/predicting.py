@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from autoseg import __version__, prediction
+from autoseg import __version__, prediction, refinement
 from autoseg.core.errors import AutosegError, Problem, UsageError, problems_of
 from autoseg.core.files import content_key, make_writable
+from autoseg.core.strategy import Step
 from autoseg.core.workers import WorkerPool
 from autoseg.nets.device import choose_device, keep_freed_memory, out_of_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
@@ -41,6 +42,7 @@ class PredictOptions:
     overwrite: bool = False
     part: tuple[int, int] = (0, 1)
     scheduler: str | None = None
+    steps: tuple[Step, ...] = ()  # postprocessing
     plugin: str | None = None  # a module that registers variants, for workers elsewhere
 
 
@@ -106,6 +108,7 @@ def predict(
             jobs,
             how,
             progress=lambda name, share: progress("predict", n_done, len(jobs), f"{name} {share:.0%}"),
+            treat=_treatment(members, options),
         )
     else:
         results = _on_cluster(models, model_key, jobs, options)
@@ -125,6 +128,12 @@ def predict(
         "output": str(target),
     }
     return Outcome(facts=summary, problems=problems, warnings=warnings)
+
+
+def _treatment(members: Sequence[prediction.Ensemble], options: PredictOptions) -> Callable[[Any, float], Any]:
+    """The postprocessing of labels (file values) that the options ask for."""
+    scheme = members[0].plan.scheme
+    return lambda labels, voxel_ml: refinement.apply(options.steps, labels, scheme=scheme, voxel_ml=voxel_ml)
 
 
 def _targets(
@@ -165,6 +174,7 @@ def _facts(members: Sequence[prediction.Ensemble], options: PredictOptions, call
             "mirroring": options.mirroring,
             # what "auto" means is up to each worker of a cluster
             "precision": members[0].precision if options.scheduler is None else options.precision,
+            "postprocessing": [step.model_dump(exclude_none=True) for step in options.steps],
         },
         "autoseg_version": __version__,
     }
@@ -206,7 +216,8 @@ def predict_on_worker(job: ClusterJob) -> dict[str, Any]:
         import_module(options.plugin)
     with _ONE_AT_A_TIME:  # a worker may have several threads; each case plans with all memory that is free
         members = _kept_members(job.models, options, job.model_key)
-        ((_, result),) = prediction.predict_cases(members, {job.name: (job.scan, job.target)}, how)
+        treat = _treatment(members, options)
+        ((_, result),) = prediction.predict_cases(members, {job.name: (job.scan, job.target)}, how, treat=treat)
     if isinstance(result, Exception):
         raise result
     return result

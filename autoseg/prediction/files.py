@@ -29,11 +29,14 @@ RECORD = "prediction.json"
 PROBABILITIES = "_probabilities.b2nd"  # a case's file of probabilities is its id and this
 
 
+Labels = NDArray[np.unsignedinteger]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Segmented:
     """Labels (Z, Y, X) of a case in canonical orientation, and what is needed to write them."""
 
-    labels: NDArray[np.unsignedinteger]
+    labels: Labels
     geometry: Geometry
     warnings: tuple[str, ...]
 
@@ -63,6 +66,7 @@ def predict_cases(
     settings: Settings | None = None,
     *,
     progress: Callable[[str, float], None] = lambda case, share: None,
+    treat: Callable[[Labels, float], Labels] = lambda labels, voxel_ml: labels,
 ) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
     """Read cases, segment them, write their labels in the geometry of the image; all three at the same time.
 
@@ -71,6 +75,7 @@ def predict_cases(
         cases: by id what to read and where to write.
         settings: how to predict.
         progress: called with a case's id and the share of its tiles that are done.
+        treat: postprocessing of the labels (Z, Y, X), canonical, given the millilitres of a voxel.
 
     Yields:
         In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences},
@@ -100,8 +105,9 @@ def predict_cases(
 
     def finish(name: str, made: Segmented) -> dict[str, Any]:
         case, target = cases[name]
-        case.write_labels(target.labels, made.labels, names=scheme.names_of_values, model=members[0].plan.dataset)
-        volumes = scheme.volumes_ml(made.labels, voxel_ml=made.geometry.voxel_volume_ml)
+        labels = treat(made.labels, made.geometry.voxel_volume_ml)
+        case.write_labels(target.labels, labels, names=scheme.names_of_values, model=members[0].plan.dataset)
+        volumes = scheme.volumes_ml(labels, voxel_ml=made.geometry.voxel_volume_ml)
         seconds = round(time.monotonic() - started[name], 3)
         return {"seconds": seconds, "volumes_ml": volumes, "warnings": [*made.warnings]}
 

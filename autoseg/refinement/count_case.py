@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from autoseg.core.errors import DataError, Problem
 from autoseg.core.labels import LabelScheme
 from autoseg.ops.components import keep_largest
 from autoseg.refinement.label_volume import read_label_volume
+from autoseg.refinement.options import OPTIONS, masks_of
 
-PLAIN, TRIMMED = 0, 1  # first and second index of the counts: without and with a step
+PLAIN, TRIMMED = 0, 1  # first index of the counts: before and after all labels together were reduced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +34,11 @@ class Pair:
 class Counts:
     """Voxels per label, in the order of `LabelScheme.foreground`.
 
-    `truth` is (labels). `predicted` and `both` are (2, 2, labels): the first index says whether all labels
-    together were reduced to their largest part, the second whether, after that, the label itself was. Labels
-    do not overlap, so reducing one leaves the counts of the others as they are: these four states answer
-    every sequence of steps. With regions, which do overlap, the second index changes nothing.
+    `truth` is (labels). `predicted` and `both` are (2, options, labels): the first index says whether all labels
+    together were reduced to their largest part, the second which of OPTIONS was done to the label after that. Labels
+    do not overlap, so what is done to one leaves the counts of the others as they are (but for a hole that two labels
+    enclose, one inside the other): these states answer every sequence of steps. With regions, which do overlap, the
+    second index changes nothing.
     """
 
     truth: NDArray[np.int64]
@@ -44,7 +47,7 @@ class Counts:
 
     @property
     def dice(self) -> NDArray[np.float64]:
-        """(2, 2, labels), NaN where neither mask has a voxel."""
+        """(2, options, labels), NaN where neither mask has a voxel."""
         total = self.truth + self.predicted
         dice = np.full(total.shape, np.nan)
         np.divide(2 * self.both, total, out=dice, where=total > 0)
@@ -63,22 +66,25 @@ def count_pair(pair: Pair) -> Counts:
         found = f"does not lie on the grid of its truth: {'; '.join(errors)}"
         todo = "validate this fold again"
         raise DataError(Problem(case=pair.case, file=str(pair.prediction), found=found, next=todo))
-    counts = count_volumes(pair.labels.encode(truth), pair.labels.encode(predicted), labels=pair.labels)
+    volumes = (pair.labels.encode(volume) for volume in (truth, predicted))
+    counts = count_volumes(*volumes, labels=pair.labels, voxel_ml=geometry.voxel_volume_ml)
     if pair.annotated is None:
         return counts
     counted = np.array([name in pair.annotated for name in pair.labels.foreground], dtype=np.int64)
     return Counts(truth=counts.truth * counted, predicted=counts.predicted * counted, both=counts.both * counted)
 
 
-def count_volumes(truth: NDArray[np.int16], predicted: NDArray[np.int16], *, labels: LabelScheme) -> Counts:
+def count_volumes(
+    truth: NDArray[np.int16], predicted: NDArray[np.int16], *, labels: LabelScheme, voxel_ml: float
+) -> Counts:
     """Count in two (Z, Y, X) arrays of values inside. Voxels that the truth ignores count nowhere."""
     counted = truth != len(labels.values)  # the ignore label comes after all others
-    result = np.zeros((2, 2, 2, len(labels.foreground)), dtype=np.int64)
-    result[:, PLAIN] = _count_states(truth, predicted, counted, labels)
+    result = np.zeros((2, 2, len(OPTIONS), len(labels.foreground)), dtype=np.int64)
+    result[:, PLAIN] = _count_states(truth, predicted, counted, labels, voxel_ml)
     removed = (predicted > 0) & ~keep_largest(predicted > 0)
     if removed.any():
         trimmed = np.where(removed, np.int16(0), predicted)
-        result[:, TRIMMED] = _count_states(truth, trimmed, counted, labels)
+        result[:, TRIMMED] = _count_states(truth, trimmed, counted, labels, voxel_ml)
     else:
         result[:, TRIMMED] = result[:, PLAIN]
     per_value = np.zeros(len(labels.values) + 1, dtype=np.int64)
@@ -93,20 +99,23 @@ def _count_states(
     predicted: NDArray[np.int16],
     counted: NDArray[np.bool_],
     labels: LabelScheme,
+    voxel_ml: float,
 ) -> NDArray[np.int64]:
-    """(2, 2, labels): voxels predicted and those also true; before and after reducing each label."""
+    """(2, options, labels): voxels predicted and those also true, after each option."""
     boxes = find_objects(predicted, max_label=len(labels.values) - 1)
-    result = np.zeros((2, 2, len(labels.foreground)), dtype=np.int64)
+    result = np.zeros((2, len(OPTIONS), len(labels.foreground)), dtype=np.int64)
     for index, members in enumerate(labels.regions_inside):
         box = boxes[members[0] - 1] if len(members) == 1 else (slice(None),) * 3
         if box is None:
             continue
         mask, true = _mask(predicted[box], members), _mask(truth[box], members)
-        for single in (PLAIN, TRIMMED):
-            if single == TRIMMED and not labels.has_regions:
-                mask = keep_largest(mask)
-            seen = mask & counted[box]
-            result[:, single, index] = np.count_nonzero(seen), np.count_nonzero(seen & true)
+        if labels.has_regions:
+            states: Iterable[NDArray[np.bool_]] = [mask] * len(OPTIONS)
+        else:
+            states = masks_of(mask, predicted[box] == 0, voxel_ml=voxel_ml)
+        for option, state in enumerate(states):
+            seen = state & counted[box]
+            result[:, option, index] = np.count_nonzero(seen), np.count_nonzero(seen & true)
     return result
 
 

@@ -13,16 +13,15 @@ def test_best_configuration_and_postprocessing_are_chosen_written_and_told(train
     assert code == 0
     path = trained.top / "results" / "Dataset900_Toy" / "strategy.json"
     strategy = Strategy.read(path)
-    assert (strategy.planner, strategy.configuration) == ("hand", "small")
-    assert [step.keep_largest for step in strategy.steps] == [["body", "core"]]
-    assert strategy.evidence[0].mean_dice.after == 1
-    assert (strategy.evidence[0].cases, strategy.evidence[0].cases_changed) == (6, 3)
+    assert strategy.name == "hand__small"
+    assert [(step.action, step.labels) for step in strategy.steps] == [("keep_largest", ["body", "core"])]
+    assert strategy.evidence[0].dice.after == strategy.promised == 1
+    assert strategy.nested.cases == 6
     lines = printed.splitlines()
-    assert any(line.startswith("hand__small") and line.endswith("best") for line in lines)
-    assert any(line.startswith("hand__coarse") and not line.endswith("best") for line in lines)
+    assert any(line.startswith("hand__small") and line.endswith("chosen") for line in lines)
+    assert any(line.startswith("hand__coarse") and not line.endswith("chosen") for line in lines)
     workspace = f"--workspace {trained.top}"
-    predict = f"autoseg_predict -d 900 {workspace} -c small --planner hand -i INPUT -o PREDICTIONS"
-    assert f"  {predict}" in lines
+    assert f"  autoseg_predict -d 900 {workspace} -i INPUT -o OUTPUT" in lines
     assert f"  autoseg_postprocess -i PREDICTIONS -o OUTPUT --strategy {path}" in lines
 
 
@@ -34,7 +33,7 @@ def test_without_a_useful_step_there_is_nothing_to_postprocess(world, call):
     assert code == 0
     assert "autoseg_postprocess" not in printed
     assert "-o OUTPUT" in printed
-    assert "refused: it changes nothing" in printed
+    assert "largest part of body, core: Dice 1.0000 -> 1.0000, refused" in printed
 
 
 def test_same_scores_keep_the_strategy_and_new_ones_make_it_anew(trained, call):

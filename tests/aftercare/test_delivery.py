@@ -64,7 +64,7 @@ def test_bad_file_and_case_without_file_are_told_and_the_others_done(predicted, 
     assert code == 1
     assert "case_0" in told
     assert "case_2" in told
-    assert "1 cases postprocessed (1 now)" in printed
+    assert "1 case postprocessed (1 now)" in printed
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["case_1.nii.gz", "prediction.json"]
     code, _, told = call(submission, "-i", tmp_path / "out", "-o", tmp_path / "a.zip")
     assert code == 1  # what failed before is still expected

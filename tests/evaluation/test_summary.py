@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
 
 from autoseg.core.scores import LabelScores, Scores
 from autoseg.evaluation import pool_scores
-from autoseg.evaluation.summary import confidence_interval, summarise
+from autoseg.evaluation.summary import summarise
 from autoseg.evaluation.tables import score_table, write_scores
 
 
@@ -35,16 +34,6 @@ def test_summary_equals_numpy_over_values_that_are_not_null(scores):
         assert found.std == pytest.approx(np.std(values, ddof=1))
         assert found.median == pytest.approx(np.median(values))
         assert (found.min, found.max, found.cases) == (min(values), max(values), len(values))
-
-
-def test_confidence_interval_equals_scipys_bootstrap_up_to_chance():
-    values = np.random.default_rng(0).normal(0.8, 0.1, 40)
-    low, high = confidence_interval(values)
-    wanted = bootstrap((values,), np.mean, n_resamples=20000, method="percentile", rng=1).confidence_interval
-    assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=2e-3)
-    assert confidence_interval(values) == (low, high)
-    assert confidence_interval([0.5]) is None
-    assert confidence_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
 
 
 def test_groups_are_compared_by_their_mean_dice(scores):

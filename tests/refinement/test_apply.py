@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from autoseg.core.errors import DataError
-from autoseg.core.strategy import Step, Strategy
+from autoseg.core.strategy import Member, Step, Strategy
 from autoseg.refinement import FileJob, apply, apply_to_file
 
 
@@ -15,11 +15,10 @@ def strategy():
         declared = labels or {"background": 0, "second": 7, "first": 3}
         return Strategy(
             dataset="Dataset001_A",
-            planner="default",
-            configuration="3d_fullres",
+            members=[Member(planner="default", configuration="3d_fullres")],
             labels=declared,
             regions_class_order=[*order],
-            steps=[Step(keep_largest=[*names]) for names in steps],
+            steps=[s if isinstance(s, Step) else Step(action="keep_largest", labels=[*s]) for s in steps],
         )
 
     return make
@@ -37,9 +36,13 @@ def volume(blobs):
     )
 
 
+def treated(strategy: Strategy, volume: np.ndarray, voxel_ml: float = 0.001) -> np.ndarray:
+    return apply(strategy.steps, volume, scheme=strategy.scheme, voxel_ml=voxel_ml)
+
+
 def test_together_removes_what_is_apart_from_the_largest_part_of_all(strategy, volume):
     one = strategy(("first", "second"))
-    result = apply(one, volume, scheme=one.scheme)
+    result = treated(one, volume)
     expected = volume.copy()
     expected[0] = 0
     assert np.array_equal(result, expected)
@@ -48,30 +51,52 @@ def test_together_removes_what_is_apart_from_the_largest_part_of_all(strategy, v
 
 def test_single_removes_small_parts_of_that_label_only_and_leaves_background(strategy, volume):
     one = strategy(("second",))
-    result = apply(one, volume, scheme=one.scheme)
+    result = treated(one, volume)
     assert result[1, 4, 3] == 0
     assert (result != volume).sum() == 1
 
 
 def test_steps_follow_each_other(strategy, volume):
     both = strategy(("first", "second"), ("second",))
-    result = apply(both, volume, scheme=both.scheme)
+    result = treated(both, volume)
     assert (result != volume).sum() == 3
     assert not result[0].any()
 
 
 def test_input_is_never_changed_and_without_a_step_comes_back(strategy, volume):
     before = volume.copy()
-    assert apply(strategy(), volume, scheme=strategy().scheme) is volume
-    apply(strategy(("first",), ("second",)), volume, scheme=strategy().scheme)
+    assert treated(strategy(), volume) is volume
+    treated(strategy(("first",), ("second",)), volume)
     assert np.array_equal(volume, before)
 
 
 def test_region_stands_for_all_its_values(strategy, blobs):
     one = strategy(("whole",), labels={"background": 0, "whole": [1, 2], "core": 2}, order=(1, 2))
     volume = blobs((3, 4, 12), (1, (1, 2, 1, 2, 0, 4)), (2, (1, 2, 1, 2, 4, 6)), (2, (1, 2, 1, 2, 8, 11)))
-    result = apply(one, volume, scheme=one.scheme)
+    result = treated(one, volume)
     assert result[1, 1].tolist() == [1, 1, 1, 1, 2, 2, 0, 0, 0, 0, 0, 0]
+
+
+def test_parts_below_a_volume_go_and_those_of_that_volume_stay(strategy, blobs):
+    volume = blobs((3, 5, 12), (7, (0, 1, 0, 1, 0, 3)), (7, (0, 1, 0, 1, 5, 7)), (3, (2, 3, 0, 1, 0, 1)))
+    for voxel_ml, expected in ((0.1, 5), (0.05, 3), (float(np.float32(0.1)), 5), (0.01, 0)):
+        one = strategy(Step(action="remove_smaller", labels=["second"], than_ml=0.15 if voxel_ml < 0.1 else 0.2))
+        result = treated(one, volume, voxel_ml)
+        assert (result == 7).sum() == expected
+        assert (result == 3).sum() == 1
+
+
+def test_holes_are_filled_where_there_is_no_other_label(strategy, blobs):
+    volume = blobs((5, 7, 9), (7, (0, 5, 0, 5, 0, 5)), (0, (1, 3, 1, 3, 1, 3)), (3, (1, 2, 1, 2, 1, 2)))
+    volume[4, 4, 4] = 0  # a notch in the corner, open to the outside
+    one = strategy(Step(action="fill_holes", labels=["second"]))
+    result = treated(one, volume)
+    expected = volume.copy()
+    expected[1:3, 1:3, 1:3] = 7
+    expected[1, 1, 1] = 3
+    assert np.array_equal(result, expected)
+    assert treated(one, result) is result
+    assert treated(one, np.zeros_like(volume)).sum() == 0
 
 
 @pytest.mark.parametrize("orientation", ["", "RPI", "ASL"])
@@ -85,7 +110,7 @@ def test_file_is_written_on_the_grid_of_its_source(tmp_path, strategy, volume, w
     for read in (sitk.Image.GetSpacing, sitk.Image.GetOrigin, sitk.Image.GetDirection, sitk.Image.GetPixelID):
         assert read(old) == read(new)
     back = sitk.GetArrayFromImage(sitk.DICOMOrient(new, "LPS"))
-    assert np.array_equal(back, apply(one, volume, scheme=one.scheme))
+    assert np.array_equal(back, treated(one, volume))
     assert volumes_ml["second"] == pytest.approx((back == 7).sum() * 0.7 * 0.9 * 2.5 / 1000, abs=1e-4)
     assert [*job.target.parent.iterdir()] == [job.target]
 

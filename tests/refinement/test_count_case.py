@@ -6,7 +6,11 @@ from scipy import ndimage
 
 from autoseg.core.errors import DataError
 from autoseg.core.labels import LabelScheme
+from autoseg.refinement.apply import apply
 from autoseg.refinement.count_case import PLAIN, TRIMMED, Pair, count_pair, count_volumes
+from autoseg.refinement.options import OPTIONS
+
+FILLED = next(i for i, option in enumerate(OPTIONS) if option.filled)
 
 
 def largest(mask):
@@ -27,21 +31,26 @@ def patchy(seed, shape=(9, 14, 11), values=5):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_all_four_states_equal_steps_carried_out_one_after_the_other(seed):
+def test_all_states_equal_steps_carried_out_one_after_the_other(seed):
     labels = LabelScheme(declared={"background": 0, "d": 4, "a": 1, "c": 3, "b": 2})
     truth, predicted = patchy(seed), patchy(seed + 100)
-    found = count_volumes(truth, predicted, labels=labels).dice
+    truth[2:7, 2:7, 2:7] = predicted[2:7, 2:7, 2:7] = 1
+    predicted[4, 4, 4:6] = 0
+    found = count_volumes(truth, predicted, labels=labels, voxel_ml=0.02).dice
+    assert found.shape == (2, len(OPTIONS), 4)
     for union in (PLAIN, TRIMMED):
         base = np.where(largest(predicted > 0), predicted, 0) if union == TRIMMED else predicted
-        for index, (value,) in enumerate(labels.foreground.values()):
-            for single in (PLAIN, TRIMMED):
-                mask = largest(base == value) if single == TRIMMED else base == value
-                assert found[union, single, index] == pytest.approx(dice(truth == value, mask), nan_ok=True)
-                others = np.where((base == value) & ~mask, 0, base)  # the other labels stay as they are
-                for other, (value_2,) in enumerate(labels.foreground.values()):
-                    if other != index:
-                        expected = dice(truth == value_2, others == value_2)
-                        assert found[union, PLAIN, other] == pytest.approx(expected, nan_ok=True)
+        for index, (name, (value,)) in enumerate(labels.foreground.items()):
+            for number, option in enumerate(OPTIONS):
+                treated = apply(option.steps(name), base, scheme=labels, voxel_ml=0.02)
+                expected = dice(truth == value, treated == value)
+                assert found[union, number, index] == pytest.approx(expected, nan_ok=True)
+                if not option.filled:
+                    others = (base != value) & (base > 0)
+                    assert np.array_equal(treated[others], base[others])
+    options_of_a = found[PLAIN, :, [*labels.foreground].index("a")]
+    assert options_of_a[FILLED] > options_of_a[0]
+    assert len({*options_of_a}) > 3
 
 
 def test_ignored_voxels_count_nowhere_but_connect_the_parts_beside_them():
@@ -51,10 +60,10 @@ def test_ignored_voxels_count_nowhere_but_connect_the_parts_beside_them():
     truth[:, :, 3:6] = 2
     predicted[1, 1, 0:8] = 1  # one part, the middle of which is ignored
     predicted[1, 1, 10:12] = 1
-    counts = count_volumes(truth, predicted, labels=labels)
+    counts = count_volumes(truth, predicted, labels=labels, voxel_ml=1.0)
     assert counts.truth.tolist() == [3]
-    assert counts.predicted[:, :, 0].tolist() == [[7, 5], [5, 5]]
-    assert counts.both[:, :, 0].tolist() == [[3, 3], [3, 3]]
+    assert counts.predicted[:, :2, 0].tolist() == [[7, 5], [5, 5]]
+    assert counts.both[:, :2, 0].tolist() == [[3, 3], [3, 3]]
 
 
 def test_names_that_a_case_was_not_annotated_for_have_no_dice(tmp_path, blobs, write, scheme):
@@ -75,17 +84,17 @@ def test_regions_are_counted_by_their_members_and_only_reduced_together():
     predicted[1, 1, 0:3] = 1
     predicted[1, 1, 1] = 2
     predicted[1, 1, 6] = 2
-    counts = count_volumes(truth, predicted, labels=labels)
+    counts = count_volumes(truth, predicted, labels=labels, voxel_ml=1.0)
     assert counts.truth.tolist() == [4, 2]
-    assert counts.predicted.tolist() == [[[4, 2], [4, 2]], [[3, 1], [3, 1]]]
-    assert counts.both.tolist() == [[[3, 1], [3, 1]], [[3, 1], [3, 1]]]
+    assert counts.predicted.tolist() == [[[4, 2]] * len(OPTIONS), [[3, 1]] * len(OPTIONS)]
+    assert counts.both.tolist() == [[[3, 1]] * len(OPTIONS)] * 2
 
 
 def test_label_that_is_nowhere_has_no_dice_and_one_that_is_only_predicted_has_zero(scheme):
     truth, predicted = np.zeros((2, 2, 3, 4), np.int16)
-    assert np.isnan(count_volumes(truth, predicted, labels=scheme).dice).all()
+    assert np.isnan(count_volumes(truth, predicted, labels=scheme, voxel_ml=1.0).dice).all()
     predicted[0, 0, 0] = 1
-    assert count_volumes(truth, predicted, labels=scheme).dice[PLAIN, PLAIN].tolist()[1] == 0
+    assert count_volumes(truth, predicted, labels=scheme, voxel_ml=1.0).dice[PLAIN, 0].tolist()[1] == 0
 
 
 @pytest.mark.parametrize("orientation", ["RPI", "ASL", "SRP"])
@@ -95,7 +104,9 @@ def test_files_in_other_orientations_and_with_spread_values_count_the_same(tmp_p
     files = {"prediction": write(tmp_path / "p.nii.gz", predicted, orientation)}
     files["truth"] = write(tmp_path / "t.nii.gz", truth.astype(np.float32))
     found = count_pair(Pair(case="a", labels=scheme, **files))
-    expected = count_volumes(scheme.encode(truth), scheme.encode(predicted), labels=scheme)
+    expected = count_volumes(
+        scheme.encode(truth), scheme.encode(predicted), labels=scheme, voxel_ml=0.7 * 0.9 * 2.5 / 1000
+    )
     for name in ("truth", "predicted", "both"):
         assert np.array_equal(getattr(found, name), getattr(expected, name))
 
