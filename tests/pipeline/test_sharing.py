@@ -20,10 +20,11 @@ import torch
 from peer_model import plans, results_folder, save, spec, their_tensors
 
 from autoseg import Predictor
-from autoseg.cli import ensemble, export_model, import_model, predict
+from autoseg.cli import ensemble, export_model, import_model, postprocess, predict
 from autoseg.core.errors import DataError, UsageError
 from autoseg.core.fingerprint import Seen
 from autoseg.core.plan import Model, Plan
+from autoseg.core.strategy import Member, Step, Strategy
 from autoseg.core.workers import Outcome, WorkerPool
 from autoseg.io.peer_plan import read_peer_plan
 from autoseg.io.probability_file import open_probabilities
@@ -538,6 +539,49 @@ def test_two_formats_of_one_prediction_stay_and_those_of_an_earlier_one_do_not(
         "p_probabilities.b2nd.earlier",
         "prediction.json",
     }
+
+
+def test_prediction_follows_the_strategy_unless_a_model_is_chosen(
+    tmp_path: Path, place: list[str], make_plan: MakePlan, capsys: Any
+) -> None:
+    trained(tmp_path / "results", make_plan(labels={"background": 0, "a": 3, "b": 7}), planner="other", seed=9)
+    step = Step(action="remove_smaller", labels=["b"], than_ml=0.05)
+    strategy = Strategy(
+        dataset="Dataset900_Toy",
+        members=[Member(planner=planner, configuration="small") for planner in ("hand", "other")],
+        labels={"background": 0, "a": 3, "b": 7},
+        steps=[step],
+    )
+    path = tmp_path / "results" / "Dataset900_Toy" / "strategy.json"
+    strategy.write(path)
+    words = ["-d", "900", "--raw", str(tmp_path / "raw"), "--results", str(tmp_path / "results"), "--device", "cpu"]
+    images = ["-i", str(tmp_path / "in")]
+    assert predict.main([*words, *images, "-o", str(tmp_path / "out")]) == 0
+    assert "following" in capsys.readouterr().err
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert record["options"]["postprocessing"] == [step.model_dump()]
+    assert record["configurations"] == ["small", "small"]
+    strategy.with_changes(steps=[]).write(path)
+    assert predict.main([*words, *images, "-o", str(tmp_path / "plain")]) == 0
+    strategy.write(path)
+    steps = ["-i", str(tmp_path / "plain"), "-o", str(tmp_path / "clean"), "--strategy", str(path)]
+    assert postprocess.main(steps) == 0
+    capsys.readouterr()
+    for chosen in (["-c", "small", "--planner", "hand"], ["--planner", "hand", "-c", "small"]):
+        assert predict.main([*words, *chosen, *images, "-o", str(tmp_path / "one")]) == 0
+        assert "following" not in capsys.readouterr().err
+    changed = 0
+    for case in "pq":
+        out, clean, plain, one = (
+            voxels(tmp_path / name / f"{case}.nii.gz") for name in ("out", "clean", "plain", "one")
+        )
+        assert np.array_equal(out, clean)
+        changed += (plain != clean).sum()
+        assert not np.array_equal(plain, one)
+    assert changed > 10
+    path.write_text("{}")
+    assert predict.main([*words, *images, "-o", str(tmp_path / "out")]) == 1
+    assert "strategy.json" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_first_case(
