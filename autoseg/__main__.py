@@ -2,7 +2,11 @@
 
 import sys
 
-from autoseg.cli.main import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from autoseg.cli.main import main
+
+        code = main()
+    except KeyboardInterrupt:  # before a command is ready to answer it
+        code = 130
+    sys.exit(code)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoseg import training
 from autoseg.core.dataset import Dataset, read_dataset
+from autoseg.core.errors import DataError, Problem
 from autoseg.core.heartbeat import died_in, worker_in
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import RECIPES, Recipe
@@ -48,24 +49,36 @@ class ConfigurationStatus:
     train: tuple[str, ...]
 
 
-def status(folder: Path, workspace: Workspace) -> tuple[list[ConfigurationStatus], Outcome]:
-    """How far each planned configuration and each of its folds is. Changes nothing."""
+def status(
+    folder: Path, workspace: Workspace, *, planner: str | None = None
+) -> tuple[list[ConfigurationStatus], Outcome]:
+    """How far each planned configuration (of one planner, or of all) and each of its folds is. Changes nothing.
+
+    A damaged file is a problem; the rest is told all the same.
+    """
     dataset = read_dataset(folder)
+    problems = [*dataset.problems]
     folder_of_plans = workspace.plan(dataset.name, "default").parent
     current = (path for path in folder_of_plans.glob("[!.]*.json") if ".old" not in path.name)
     plans = sorted(current, key=lambda path: (path.stem != "default", path.stem))
-    found = [
-        _configuration_status(dataset, workspace, plan, configuration)
-        for plan in map(Plan.read, plans)
-        for configuration in plan.configurations
-    ]
+    found = []
+    for path in plans:
+        if planner is not None and path.stem != planner:
+            continue
+        try:
+            plan = Plan.read(path)
+        except DataError as error:
+            problems += error.problems
+            continue
+        for configuration in plan.configurations:
+            found.append(_configuration_status(dataset, workspace, plan, configuration, problems))
     rows = [asdict(one) for one in found]
     facts = {"dataset": dataset.name, "cases": len(dataset.cases), "configurations": rows}
-    return found, Outcome(facts=facts, problems=[*dataset.problems])
+    return found, Outcome(facts=facts, problems=problems)
 
 
 def _configuration_status(
-    dataset: Dataset, workspace: Workspace, plan: Plan, configuration: str
+    dataset: Dataset, workspace: Workspace, plan: Plan, configuration: str, problems: list[Problem]
 ) -> ConfigurationStatus:
     planner = plan.planner
     store = CaseStore(workspace.case_store(dataset.name, planner, plan.stored_as(configuration)))
@@ -74,12 +87,20 @@ def _configuration_status(
     crossval = results / "crossval" / "summary.json"
     own = ("--planner", planner) if planner != "default" else ()
     train = ("train", "-c", configuration, *own)
+    folds = []
+    for fold in _folds(dataset, workspace, results):
+        try:
+            folds.append(_fold_status(results, fold, train))
+        except DataError as error:
+            problems += [Problem(case=f"fold_{fold}", file=p.file, found=p.found, next=p.next) for p in error.problems]
+            lost = {"epochs_done": 0, "epochs_planned": None, "mean_dice": None, "next": ()}
+            folds.append(FoldStatus(fold=fold, state="damaged", **lost))
     return ConfigurationStatus(
         planner=planner,
         configuration=configuration,
         cases=len(dataset.cases),
         preprocessed=len(stored),
-        folds=tuple(_fold_status(results, fold, train) for fold in _folds(dataset, workspace, results)),
+        folds=tuple(folds),
         crossval_mean_dice=Scores.read(crossval).mean_dice if crossval.is_file() else None,
         preprocess=("preprocess", "-c", configuration, *own),
         train=train,

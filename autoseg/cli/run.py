@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -61,6 +62,9 @@ def run(
         code = 128 + getattr(error, "signal", signal.SIGINT)
         anew = " (without --clean, which begins anew)" if getattr(args, "clean", False) else ""
         return _fail(args, code, [f"{what}; run the same command again to continue{anew}"], {"error": what})
+    except OSError as error:
+        what = _told(error)
+        return _fail(args, FAILED, [what], {"error": what})
     except Exception as error:
         if args.debug:
             raise
@@ -72,6 +76,19 @@ def run(
             {"error": what},
         )
     return _finish(args, outcome, text)
+
+
+def _told(error: OSError) -> str:
+    """What a disk that is full, closed or gone means, and what to do."""
+    place = f"{error.filename}: " if error.filename else ""
+    ways = {
+        errno.ENOSPC: "there is no space left on this disk; free some, then run the same command again",
+        errno.EDQUOT: "your share of this disk is used up; free some space, then run the same command again",
+        errno.EROFS: "this disk cannot be written; give another folder, or have it made writable",
+        errno.EACCES: "you may not do this; give another folder, or ask for the right to it",
+    }
+    what = ways.get(error.errno or 0, f"{error.strerror or error}; check the path and the disk, then run it again")
+    return f"{place}{what}"
 
 
 def _finish(args: argparse.Namespace, outcome: Outcome, text: str) -> int:

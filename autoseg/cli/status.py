@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "status", "Say how far each configuration and each fold is, and which command continues it."
     )
     options.add_dataset(parser)
+    parser.add_argument("--planner", metavar="NAME", help="only of this planner (default: of all)")
     return run(parser, _act, argv)
 
 
@@ -37,7 +38,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.aftercare import status
 
     folder, workspace = options.dataset_folder(args), options.workspace(args)
-    configurations, outcome = status(folder, workspace)
+    configurations, outcome = status(folder, workspace, planner=args.planner)
     lines = [f"{outcome.facts['dataset']}: {outcome.facts['cases']} cases"]
     for configuration in configurations:
         lines += _lines(args, configuration)

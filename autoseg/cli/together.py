@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from autoseg.pipeline import Together
 
 
+PR_SET_PDEATHSIG = 1  # of prctl.h
 TIME_TO_SPEAK_S = 5.0
 TIME_TO_ARRIVE_S = 1.0  # for what this process has sent to the others; the connections end with it
 STARTED_BY_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
@@ -28,6 +30,13 @@ def this_process() -> Together | None:
     from autoseg.pipeline import Together
 
     return Together(local_rank=int(os.environ["LOCAL_RANK"]), local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def end_with_parent() -> None:
+    """A launcher that is killed must not leave this process training on; Linux tells it by a SIGTERM."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def is_first() -> bool:

@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     n = parser.parse_args(words).gpus
     if n is not None and n > 1 and together.this_process() is None:
         return together.start(n, words)
+    if together.this_process() is not None:
+        together.end_with_parent()
     code = run(parser, _act, words)
     if together.this_process() is not None:
         together.leave(code)
@@ -103,13 +105,41 @@ def _parser() -> argparse.ArgumentParser:
 
 def _recipe(args: argparse.Namespace, results: Path) -> Recipe:
     """The recipe that the options ask for; without --recipe that of folds begun in `results`, else by the budget."""
+    changes = _changes(args)
+    return _changed(_base_recipe(args.recipe, results, changes), changes)
+
+
+def _begun(args: argparse.Namespace, results: Path) -> dict[str, Recipe]:
+    """The recipes of the folds that were begun in `results`, unless --recipe asks for another."""
+    from autoseg.core.recipe import Recipe
+    from autoseg.core.workspace import fold_files
+
+    if args.recipe is not None:
+        return {}
+    changes, found = _changes(args), fold_files(results, "recipe.json")
+    return {fold: _changed(Recipe.read(path), changes) for fold, path in found.items()}
+
+
+def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     from autoseg.core.errors import DataError, UsageError
+
+    try:
+        return recipe.with_changes(**changes)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the recipe that options change."""
+    from autoseg.core.errors import UsageError
 
     changes: dict[str, Any] = {}
     for change in args.changes:
         key, equals, value = change.partition("=")
         if not equals:
             raise UsageError(f"--set {change}: write it as KEY=VALUE")
+        if key in changes or getattr(args, key, None) is not None:
+            raise UsageError(f"--set {change}: {key} is given twice; give it once")
         try:
             changes[key] = json.loads(value)
         except json.JSONDecodeError:
@@ -121,10 +151,7 @@ def _recipe(args: argparse.Namespace, results: Path) -> Recipe:
         changes["time_budget_s"] = None
     if args.deterministic:
         changes["deterministic"] = True
-    try:
-        return _base_recipe(args.recipe, results, changes).with_changes(**changes)
-    except DataError as error:
-        raise UsageError(str(error)) from error
+    return changes
 
 
 def _base_recipe(name: str | None, results: Path, changes: dict[str, Any]) -> Recipe:
@@ -140,10 +167,10 @@ def _base_recipe(name: str | None, results: Path, changes: dict[str, Any]) -> Re
             raise UsageError(f"no recipe '{name}' and no such file; {nearest(name, [*RECIPES])}")
         return Recipe.read(Path(name))
     for fold, begun in fold_files(results, "recipe.json").items():
-        log.info("the recipe of fold %s, which was begun here; choose another with --recipe", fold)
+        log.info("new folds take the recipe of fold %s, which was begun here; choose another with --recipe", fold)
         return Recipe.read(begun)
     lengths = ("epochs", "iterations", "time_budget_s")
-    budget = RECIPES["default"].with_changes(**{k: v for k, v in changes.items() if k in lengths})
+    budget = _changed(RECIPES["default"], {k: v for k, v in changes.items() if k in lengths})
     epochs, seconds = budget.length
     if epochs is not None:
         short, reason = epochs * budget.iterations < SHORT_BUDGET, f"fewer than {SHORT_BUDGET} steps"
@@ -170,9 +197,10 @@ def _train(args: argparse.Namespace) -> tuple[Outcome, str]:
     from autoseg.pipeline import TrainOptions, train
 
     folder, workspace = options.dataset_folder(args), options.workspace(args)
-    recipe = _recipe(args, workspace.model(folder.name, args.planner, args.configuration))
+    results = workspace.model(folder.name, args.planner, args.configuration)
     wanted = TrainOptions(
-        recipe=recipe,
+        recipe=_recipe(args, results),
+        begun=_begun(args, results),
         configuration=args.configuration,
         planner=args.planner,
         folds=tuple(args.folds),

@@ -30,12 +30,14 @@ class CaseMeta(Record):
     """What a stored case was made from, and what its files hold.
 
     `key` is a hash of everything the case depends on. `CaseStore.write` fills in the rest: `shape` is
-    (C, Z, Y, X), `offsets` are first row and end of each class in the array of locations.
+    (C, Z, Y, X), `offsets` are first row and end of each class in the array of locations, `sizes` are the bytes of the
+    other files (empty in stores of earlier versions).
     """
 
     key: str
     shape: tuple[int, int, int, int] = (0, 0, 0, 0)
     offsets: dict[int, tuple[int, int]] = Field(default_factory=dict)
+    sizes: dict[str, int] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,8 @@ class CaseStore:
             np.save(temporary, rows, allow_pickle=False)
         ends = np.cumsum([len(found) for found in locations.values()]).tolist()
         offsets = {key: (end - len(locations[key]), end) for key, end in zip(locations, ends, strict=True)}
-        meta.with_changes(shape=image.shape, offsets=offsets).write(description)
+        sizes = {end: _file(self.folder, case_id, end).stat().st_size for end in FILE_ENDS if end != "json"}
+        meta.with_changes(shape=image.shape, offsets=offsets, sizes=sizes).write(description)
 
     def open(self, case_id: str) -> StoredCase:
         """Open a case. Raises DataError when it is not there or damaged."""
@@ -135,7 +138,9 @@ class CaseStore:
         if not all(_file(self.folder, case_id, end).is_file() for end in FILE_ENDS):
             return False
         meta = self._meta(case_id)
-        return meta is not None and meta.key == key
+        if meta is None or meta.key != key:
+            return False
+        return all(_file(self.folder, case_id, end).stat().st_size == size for end, size in meta.sizes.items())
 
     def _meta(self, case_id: str) -> CaseMeta | None:
         try:

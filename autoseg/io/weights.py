@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,14 @@ MOST_FACTS_BYTES = 1 << 24
 def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor], *, facts: dict[str, Any]) -> None:
     """Write tensors and facts, whole or not at all.
 
+    Raises OSError where the disk is full or does not answer.
+
     Args:
         path: the .safetensors file.
         state_dict: tensors of any dtype, device and memory format; tensors may share memory.
         facts: what a reader of the weights has to know, as JSON (no NaN, no infinity, at most 16 MiB).
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     text = json.dumps(facts, allow_nan=False)
@@ -32,11 +37,17 @@ def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor], *, facts: d
     # The format stores plain rows without sharing, so channels-last and tied tensors are copied.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: text})
+        try:
+            save_file(tensors, temporary, metadata={METADATA_KEY: text})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
-def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what `save_weights` wrote; the tensors are on the CPU.
+def load_weights(
+    path: Path, *, todo: str = "copy or export the model again"
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `save_weights` wrote; the tensors are on the CPU. `todo` is what to do about a damaged file.
 
     Raises:
         DataError: the file is missing, damaged, no safetensors (pickles are not opened), or not of autoseg.
@@ -50,18 +61,18 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
-        refuse_file(path, f"is no intact safetensors file ({error})", "copy or export the model again")
+        refuse_file(path, f"is no intact safetensors file ({error})", todo)
     text = metadata.get(METADATA_KEY)
     if text is None:
         refuse_file(path, "was not written by autoseg", "give the weights of a model that autoseg trained")
     if len(text) > MOST_FACTS_BYTES:
-        refuse_file(path, f"carries {len(text)} bytes of facts", "copy or export the model again")
+        refuse_file(path, f"carries {len(text)} bytes of facts", todo)
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:
-        refuse_file(path, f"carries facts that are no JSON ({error})", "copy or export the model again")
+        refuse_file(path, f"carries facts that are no JSON ({error})", todo)
     if not isinstance(facts, dict):
-        refuse_file(path, "carries facts that are no JSON object", "copy or export the model again")
+        refuse_file(path, "carries facts that are no JSON object", todo)
     return tensors, facts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -42,9 +42,10 @@ class Together:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What training may be told."""
+    """What training may be told. Folds that were begun have recipes of their own."""
 
     recipe: Recipe
+    begun: Mapping[str, Recipe] = field(default_factory=dict)
     configuration: str = "3d_fullres"
     planner: str = "default"
     folds: tuple[str, ...] = ()
@@ -82,10 +83,10 @@ def _train(
     stored = _stored_cases(dataset, plan, options.configuration, store)
     if not stored:
         raise UsageError(
-            f"{store} holds no case preprocessed by this plan; run autoseg_plan_and_preprocess -d {folder.name} first"
+            f"{store} holds no case preprocessed by this plan; run {_preprocess(dataset.name, options)} first"
         )
     splits = current_splits(dataset, workspace)
-    folds = _wanted_folds(options.folds, splits, stored)
+    folds = _wanted_folds(options.folds, splits, stored, todo=_preprocess(dataset.name, options))
     results = workspace.model(dataset.name, plan.planner, options.configuration)
     columns, doubts = read_case_table(dataset.folder / CASE_TABLE, cases={*dataset.cases})
     stage = None
@@ -108,7 +109,7 @@ def _train(
             store=store,
             plan=plan,
             configuration=options.configuration,
-            recipe=options.recipe,
+            recipe=options.begun.get(fold, options.recipe),
             split=split,
             folder=fold_folder(results, fold),
             device=devices[0],
@@ -218,7 +219,13 @@ def _write_model(results: Path, model: Model) -> None:
     model.write(path)
 
 
-def _wanted_folds(wanted: Sequence[str], splits: list[Split], stored: set[str]) -> dict[str, Split]:
+def _preprocess(dataset: str, options: TrainOptions) -> str:
+    """The command that preprocesses what a training needs."""
+    own = "" if options.planner == "default" else f" --planner {options.planner}"
+    return f"autoseg_preprocess -d {dataset} -c {options.configuration}{own}"
+
+
+def _wanted_folds(wanted: Sequence[str], splits: list[Split], stored: set[str], *, todo: str) -> dict[str, Split]:
     everything = Split(train=sorted(stored), val=sorted(stored))
     known = {**{str(i): split for i, split in enumerate(splits)}, "all": everything}
     if not splits and not wanted:
@@ -230,5 +237,5 @@ def _wanted_folds(wanted: Sequence[str], splits: list[Split], stored: set[str]) 
     for name in names:
         lost = sorted({*known[name].train, *known[name].val} - stored)
         if lost:
-            raise UsageError(f"fold {name} needs cases that are not preprocessed: {', '.join(lost)}; preprocess again")
+            raise UsageError(f"fold {name} needs cases that are not preprocessed: {', '.join(lost)}; run {todo}")
     return {name: known[name] for name in names}

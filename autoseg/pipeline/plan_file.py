@@ -14,6 +14,7 @@ from autoseg.core.errors import AutosegError, Problem, UsageError
 from autoseg.core.files import content_key, write_bytes
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Plan, Told
+from autoseg.core.records import nearest
 from autoseg.core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,11 @@ def read_plan(workspace: Workspace, dataset: str, planner: str) -> Plan:
     """The plan that a planner made. Raises UsageError when there is none, or one that says it is another's."""
     path = workspace.plan(dataset, planner)
     if not path.is_file():
-        raise UsageError(f"there is no plan {path}; run autoseg_plan_and_preprocess -d {dataset} first")
+        if planner not in planning_stage.PLANNERS:
+            known = sorted({*planning_stage.PLANNERS, *(p.stem for p in path.parent.glob("[!.]*.json"))})
+            raise UsageError(f"there is no plan {path}, and no planner '{planner}'; {nearest(planner, known)}")
+        own = "" if planner == "default" else f" --planner {planner}"
+        raise UsageError(f"there is no plan {path}; run autoseg_plan_and_preprocess -d {dataset}{own} first")
     plan = Plan.read(path)
     if plan.planner != planner:
         raise UsageError(f"{path}: its planner is '{plan.planner}'; write '{planner}' there, or rename the file")

@@ -22,6 +22,7 @@ from autoseg.training import processes
 from autoseg.training.log import check_tensorboard
 from autoseg.training.objective import class_weights, loss_for
 from autoseg.training.optimizer import optimizers, schedules
+from autoseg.training.run import LOST_STATE
 
 STATE = "state_latest.safetensors"
 
@@ -100,16 +101,17 @@ def is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
     """Whether the fold in a folder is finished.
 
     Raises:
-        UsageError: it was begun with other settings (their length apart) or from other data.
+        UsageError: it was begun with other settings (their length apart) or from other data, or is to be made longer
+            or shorter, and its saved state is gone.
+        DataError: weights or state are damaged.
     """
     weights, state = folder / "weights.safetensors", folder / STATE
-    saved = next((load_weights(path)[1] for path in (weights, state) if path.is_file()), {})
-    if (folder / "recipe.json").is_file():
-        begun = Recipe.read(folder / "recipe.json")
-    elif saved:
-        begun = parse(Recipe, saved["recipe"], source=str(folder))
-    else:
+    ways = {weights: f"delete it: it is written again from {STATE}", state: LOST_STATE}
+    saved = next((load_weights(path, todo=todo)[1] for path, todo in ways.items() if path.is_file()), None)
+    if saved is None:  # not one step is kept that other settings could spoil
         return False
+    recipe_file = folder / "recipe.json"
+    begun = Recipe.read(recipe_file) if recipe_file.is_file() else parse(Recipe, saved["recipe"], source=str(folder))
     length = {"epochs": recipe.epochs, "time_budget_s": recipe.time_budget_s}
     if begun.with_changes(**length) != recipe:
         old, new = begun.model_dump(), recipe.model_dump()
@@ -123,4 +125,10 @@ def is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
             f"{folder} holds a fold trained by another plan, with other cases or other images (or annotated_classes, "
             "or answers of an earlier stage); move that folder away to train anew"
         )
-    return weights.is_file() and parse(Recipe, saved["recipe"], source=str(folder)).length == recipe.length
+    done = weights.is_file() and parse(Recipe, saved["recipe"], source=str(folder)).length == recipe.length
+    if not done and not state.is_file():
+        raise UsageError(
+            f"{folder} holds a finished fold that cannot be made longer or shorter, because {STATE} is gone; repeat "
+            "the old length to keep it, or move that folder away to train anew"
+        )
+    return done

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
-from numpy.typing import NDArray
 
-from autoseg.core.errors import DeviceError
+from autoseg.core.errors import DataError, DeviceError
 from autoseg.core.workers import end_with_parent
 from autoseg.training.sampling import CropRules, read_batch
+
+PROBLEMS = "problems"  # of a batch that could not be read
 
 
 class StepReader:
@@ -35,8 +36,11 @@ class StepReader:
     def __iter__(self) -> StepReader:
         return self
 
-    def __next__(self) -> dict[str, NDArray]:
-        batch = read_batch(self.rules, self.step)
+    def __next__(self) -> dict[str, Any]:
+        try:
+            batch = read_batch(self.rules, self.step)
+        except DataError as error:  # which a worker process could not raise here
+            return {PROBLEMS: error.problems}
         self.step += self.stride
         return batch
 
@@ -46,11 +50,11 @@ def batches(rules: CropRules, *, first_step: int, workers: int) -> Iterator[Iter
     """Iterator over the batches of steps first_step, first_step + 1, ...; endless and in order.
 
     They are read ahead by `workers` processes (0: in this process when asked for), which end with the context. Taking a
-    batch raises DeviceError when one of them has died.
+    batch raises DataError when a stored case is damaged, and DeviceError when one of the processes has died.
     """
     reader = StepReader(rules, first_step=first_step, workers=workers)
     if workers == 0:
-        yield reader
+        yield map(_sound, reader)
         return
     pool = MultiThreadedAugmenter(reader, None, workers, num_cached_per_queue=2, wait_time=0.005)
     pool.restart()
@@ -72,4 +76,10 @@ def _watched(pool: MultiThreadedAugmenter) -> Iterator[dict[str, Any]]:
                 "a process that reads training crops has died, usually for lack of memory or because the case store "
                 "was changed; free memory or preprocess again, then run the same command: training resumes"
             ) from error
-        yield batch
+        yield _sound(batch)
+
+
+def _sound(batch: dict[str, Any]) -> dict[str, Any]:
+    if PROBLEMS in batch:
+        raise DataError(batch[PROBLEMS])
+    return batch

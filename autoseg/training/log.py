@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from autoseg.core.recipe import Recipe
 from autoseg.training import processes
 from autoseg.training.run import Counters
 
+log = logging.getLogger(__name__)
 SHOWN_CLASSES = 6  # in the line; the log has all
 
 
@@ -41,8 +43,18 @@ class FoldLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log.jsonl; none when the file is missing."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """Rows of a log.jsonl; none when the file is missing. What is no row is passed over with a warning."""
+    rows = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines() if path.is_file() else (), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and "epoch" in row:
+            rows.append(row)
+        else:
+            log.warning("%s: line %d is damaged and left out", path, number)
+    return rows
 
 
 def state_line(at: Counters, rows: Sequence[dict[str, Any]], *, recipe: Recipe, batch_size: int) -> str:

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 MAX_SKIPPED = 10  # steps in a row without a finite gradient
 
 
+LOST_STATE = "put a copy of it there, or move the folder of the fold away to train it anew"
+
+
 class Diverged(DeviceError):  # noqa: N818
     """The weights have gone where no step has a finite gradient."""
 
@@ -220,7 +223,15 @@ class Run:
         return _Swapped(self.network, self.average)
 
     def save(self, path: Path, *, facts: dict[str, Any]) -> None:
-        """Write all that is needed to continue exactly here; of processes that train together the first does it."""
+        """Write all that is needed to continue exactly here; of processes that train together the first does it.
+
+        Raises Diverged where the weights are not finite: from there nothing can go on.
+        """
+        if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters()):
+            raise Diverged(
+                "the weights are not finite any more; train with a smaller learning rate "
+                f"(--set learning_rate={self.recipe.learning_rate / 10:g}) or with --set precision=float32"
+            )
         if processes.rank() > 0:
             return
         tensors = {f"network.{name}": t for name, t in self.network.state_dict().items()}
@@ -232,7 +243,7 @@ class Run:
 
     def restore(self, path: Path) -> None:
         """Continue from what `save` wrote. Raises DataError when the file is damaged."""
-        tensors, facts = load_weights(path)
+        tensors, facts = load_weights(path, todo=LOST_STATE)
         part = by_prefix(tensors)
         self.network.load_state_dict(part["network"])
         for name, tensor in self.average.items():

@@ -148,3 +148,16 @@ def test_without_splits_the_default_folds_are_shown_and_not_written(world, call)
     splits.unlink()
     assert [*folds_of(world, call)] == ["0", "1", "2", "3", "4"]
     assert not splits.exists()
+
+
+def test_what_is_damaged_is_a_problem_and_the_rest_is_told(trained, call):
+    (trained.model("small") / "fold_1" / "recipe.json").write_text("{")
+    plans = trained.top / "preprocessed" / "Dataset900_Toy" / "plans"
+    (plans / "broken.json").write_text("[]")
+    code, printed, _ = call(main, *trained.where, "--json")
+    facts = json.loads(printed)
+    assert code == 1
+    assert {problem["case"] for problem in facts["problems"]} == {"", "fold_1"}
+    folds = {f["fold"]: f["state"] for f in facts["configurations"][0]["folds"]}
+    assert (folds["0"], folds["1"]) == ("validated", "damaged")
+    assert call(main, *trained.where, "--planner", "other", "--json")[0] == 0

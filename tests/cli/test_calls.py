@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -65,6 +67,10 @@ def test_every_command_explains_its_options(command: str, capsys: Any) -> None:
         ("train", ["-d", "7", "--set", "learning_rate=fast"], "learning_rate"),
         ("train", ["-d", "7", "--recipe", "quik"], "quick"),
         ("train", ["-d", "7", "--set", "epochs=0"], "epochs"),
+        ("train", ["-d", "7", "--set", "epochs=5", "--epochs", "6"], "given twice"),
+        ("train", ["-d", "7", "--set", "momentum=0.5", "momentum=0.6"], "given twice"),
+        ("train", ["-d", "7", "--planner", "resenc_m"], "--planner resenc_m first"),
+        ("train", ["-d", "7", "--planner", "smal"], "did you mean 'small'"),
         ("train", ["-d", "7", "--plugin", "no.such.module"], "no.such.module"),
         ("train", ["-d", "7", "--plugin", "autoseg_test_broken_plugin"], "ZeroDivisionError"),
         ("plan", ["-d", "7"], "autoseg_extract_fingerprint"),
@@ -155,6 +161,49 @@ def test_the_recipe_follows_the_budget_and_what_was_begun(
     train.main(["-d", "7", *argv])
     recipe = train._recipe(seen[0], tmp_path)
     assert (recipe.name, recipe.epochs, recipe.iterations) == expected
+
+
+def test_each_fold_that_was_begun_keeps_its_own_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoseg.cli import train
+    from autoseg.core.recipe import RECIPES
+
+    for fold, epochs in ((0, 2), (1, 40)):
+        RECIPES["quick"].with_changes(epochs=epochs).write(tmp_path / f"fold_{fold}" / "recipe.json")
+    seen: list[Any] = []
+    monkeypatch.setattr(train, "run", lambda parser, act, argv: seen.append(parser.parse_args(argv)) or 0)
+    for words in ([], ["--seed", "3"], ["--epochs", "7"], ["--recipe", "long"]):
+        train.main(["-d", "7", *words])
+    kept, seeded, longer, other = (train._begun(args, tmp_path) for args in seen)
+    assert {fold: recipe.epochs for fold, recipe in kept.items()} == {"0": 2, "1": 40}
+    assert {(recipe.seed, recipe.epochs) for recipe in seeded.values()} == {(3, 2), (3, 40)}
+    assert {recipe.epochs for recipe in longer.values()} == {7}
+    assert other == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "no space left on this disk; free some"),
+        (errno.EROFS, "cannot be written; give another folder"),
+        (errno.EIO, "check the path and the disk"),
+    ],
+)
+def test_what_a_disk_refuses_is_told_in_words(number: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import argparse
+
+    from autoseg.cli.run import run
+
+    def act(args: argparse.Namespace) -> Any:
+        raise OSError(number, os.strerror(number), "/data/results")
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    assert run(parser, act, []) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.startswith("/data/results: ")
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(

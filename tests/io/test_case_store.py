@@ -208,3 +208,16 @@ def test_locations_are_never_unpickled(store):
 def test_opening_an_absent_case_is_an_error(store):
     with pytest.raises(DataError, match="cannot be read"):
         store.open("case_08")
+
+
+@pytest.mark.parametrize("end", ["image.b2nd", "label.b2nd", "locations.npy"])
+def test_a_case_with_a_file_cut_off_is_not_there(store, end):
+    _write(store)
+    path = store.folder / f"case_07.{end}"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not store.has("case_07", "abc")
+    _write(store)
+    assert store.has("case_07", "abc")
+    meta = CaseMeta.read(store.folder / "case_07.json")  # as an earlier version wrote it
+    meta.with_changes(sizes={}).write(store.folder / "case_07.json")
+    assert store.has("case_07", "abc")

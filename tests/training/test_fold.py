@@ -26,7 +26,7 @@ from autoseg.io.case_store import CaseStore
 from autoseg.io.weights import load_weights, save_weights
 from autoseg.nets.build import build_network
 from autoseg.training import FoldJob, check_fold, pretrained_file, read_log, train_fold
-from autoseg.training.run import MAX_SKIPPED, Run
+from autoseg.training.run import MAX_SKIPPED, Diverged, Run
 
 MakePlan = Callable[..., Plan]
 MakeJob = Callable[..., FoldJob]
@@ -286,6 +286,33 @@ def test_a_finished_fold_can_be_trained_for_longer(make_job: MakeJob) -> None:
     assert not all(torch.equal(weights_of(short.folder)[key], first[key]) for key in first)
     assert len(read_log(longer.folder / "log.jsonl")) == 2
     assert not train_fold(longer)
+
+
+def test_a_finished_fold_without_its_state_is_not_begun_anew(make_job: MakeJob) -> None:
+    job = make_job(epochs=1)
+    train_fold(job)
+    (job.folder / "state_latest.safetensors").unlink()
+    before = (job.folder / "weights.safetensors").read_bytes()
+    assert not train_fold(job)
+    with pytest.raises(UsageError, match=r"state_latest\.safetensors is gone"):
+        train_fold(make_job(epochs=2))
+    assert (job.folder / "weights.safetensors").read_bytes() == before
+
+
+def test_a_fold_of_which_nothing_is_kept_may_be_begun_with_other_settings(make_job: MakeJob) -> None:
+    job = make_job(epochs=1)
+    job.folder.mkdir(parents=True)
+    job.recipe.with_changes(seed=9).write(job.folder / "recipe.json")
+    assert train_fold(job)
+
+
+def test_weights_that_are_not_finite_are_never_saved(make_job: MakeJob, tmp_path: Path) -> None:
+    run, _ = one_run(make_job())
+    with torch.no_grad():
+        next(run.network.parameters()).fill_(float("inf"))
+    with pytest.raises(Diverged, match="not finite any more; train with a smaller learning rate"):
+        run.save(tmp_path / "state.safetensors", facts={})
+    assert not (tmp_path / "state.safetensors").exists()
 
 
 def test_a_damaged_state_is_refused(make_job: MakeJob) -> None:
