@@ -18,6 +18,7 @@ COMMANDS = {
     "import_model": "check a model file, or translate a model of nnU-Net",
     "submission": "pack predictions into one checked archive",
     "report": "a page to look at",
+    "doctor": "what is wrong with the machine, a data set or its models",
     "status": "what is done, and the command that continues it",
     "extract_fingerprint": "only check and measure",
     "plan": "only plan",

@@ -25,7 +25,9 @@ def new_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def add_dataset(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """-d and where the workspace is."""
-    parser.add_argument("-d", dest="dataset", required=required, metavar="DATASET", help="number, name, or raw folder")
+    parser.add_argument(
+        "-d", "--dataset", dest="dataset", required=required, metavar="DATASET", help="number, name, or raw folder"
+    )
     parser.add_argument("--workspace", type=Path, metavar="DIR", help="holds raw/, preprocessed/ and results/")
     for part in ("raw", "preprocessed", "results"):
         parser.add_argument(f"--{part}", type=Path, metavar="DIR", help=f"places {part}/ elsewhere")

@@ -108,11 +108,15 @@ class _Findings:
 
     def read(self, path: Path) -> NDArray[Any] | None:
         """Voxels (Z, Y, X) as stored, None if the file cannot be read; it is compared with the reference."""
+        voxels: NDArray[Any] | None = None
         try:
             voxels, geometry = read_volume(path, case=self.case)
         except DataError as error:
             self.problems += error.problems
-            return None
+            try:  # its grid may be wrong as well
+                geometry = read_geometry(path)
+            except DataError:
+                return None
         self.reference = self.reference or (path, geometry)
         errors, doubts = self.reference[1].differences(geometry)
         for found in errors:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autoseg.pipeline.outcome import CaseCounter, Outcome, Progress, few_workers, pool_for, silent
     from autoseg.pipeline.plan_file import Options, make_plan, read_plan
     from autoseg.pipeline.predicting import PredictOptions, predict
-    from autoseg.pipeline.preparing import extract_fingerprint, plan_and_preprocess, preprocess
+    from autoseg.pipeline.preparing import current_splits, extract_fingerprint, plan_and_preprocess, preprocess
     from autoseg.pipeline.scoring import evaluate, show_predictions
     from autoseg.pipeline.sharing import Words, export_model, import_model, opened_model
 
@@ -30,6 +30,7 @@ __all__ = [
     "Together",
     "TrainOptions",
     "Words",
+    "current_splits",
     "evaluate",
     "explain",
     "export_model",
@@ -55,7 +56,7 @@ FILES = {
     "outcome": ("CaseCounter", "Outcome", "Progress", "few_workers", "pool_for", "silent"),
     "plan_file": ("Options", "make_plan", "read_plan"),
     "predicting": ("PredictOptions", "predict"),
-    "preparing": ("extract_fingerprint", "plan_and_preprocess", "preprocess"),
+    "preparing": ("current_splits", "extract_fingerprint", "plan_and_preprocess", "preprocess"),
     "scoring": ("evaluate", "show_predictions"),
     "sharing": ("Words", "export_model", "import_model", "opened_model"),
 }
