@@ -21,6 +21,7 @@ from autoseg.core.recipe import RECIPES, Recipe
 from autoseg.core.scores import Equity, Group, LabelScores, Scores, Summary
 from autoseg.core.splits import Split
 from autoseg.core.strategy import Change, Comparison, Honest, Member, Step, Strategy, Trial
+from autoseg.submission import Challenge
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "documentation").rglob("*.md"))]
@@ -28,7 +29,22 @@ NO_COMMANDS = {"autoseg_version", "autoseg_workspace", "autoseg_demo_output"}  #
 FORMATS = REPOSITORY / "documentation" / "data_format.md"
 RECORDS = (
     *(DatasetJson, Split, Fingerprint, Intensities, LabelStatistics, Plan, Configuration, NetworkSpec, Model),
-    *(Recipe, Scores, LabelScores, Summary, Group, Equity, Strategy, Step, Trial, Change, Comparison, Honest, Member),
+    *(
+        Recipe,
+        Scores,
+        LabelScores,
+        Summary,
+        Group,
+        Equity,
+        Strategy,
+        Step,
+        Trial,
+        Change,
+        Comparison,
+        Honest,
+        Member,
+        Challenge,
+    ),
     *(Seen, SeenIntensities, ModelCard, CardScores, FileFacts),
 )
 

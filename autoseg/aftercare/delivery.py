@@ -210,8 +210,10 @@ def _enter_failures(problems: list[Problem], record: prediction.PredictionRecord
     return failed
 
 
-def submit(source: Path, target: Path) -> Outcome:
+def submit(source: Path, target: Path, *, challenge: Path | None = None) -> Outcome:
     """Pack the cases that prediction.json lists (without one: all label files) into one checked archive.
+
+    `challenge` is a file that says what the archive has to look like, see `submission.Challenge`.
 
     Raises:
         UsageError: no label file, or files of several formats.
@@ -223,9 +225,10 @@ def submit(source: Path, target: Path) -> Outcome:
         raise UsageError(
             f"{source} holds files of several formats ({', '.join(endings)}); remove those that do not belong"
         )
-    asked = prediction.asked_cases(source)
+    wanted = None if challenge is None else submission.Challenge.read(challenge)
+    asked = prediction.asked_cases(source) if wanted is None or wanted.cases is None else wanted.cases
     cases = sorted(files.keys() if asked is None else asked)
-    submission.pack(source, path=target, cases=cases, ending=endings[0])
+    submission.pack(source, path=target, cases=cases, ending=endings[0], challenge=wanted)
     return Outcome(facts={"cases": len(cases), "archive": str(target), "bytes": target.stat().st_size})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -10,14 +11,16 @@ from autoseg.core.dataset import FILE_ENDINGS, unsafe_id
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import whole_file
 from autoseg.io.images import read_volume
+from autoseg.submission.challenge import DETACHED, Challenge
 
-__all__ = ["pack"]
+__all__ = ["Challenge", "pack"]
 
-_DETACHED = (".nhdr", ".mhd")
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of the ZIP format: the same predictions give the same archive
 
 
-def pack(predictions_folder: Path, *, path: Path, cases: list[str], ending: str) -> None:
+def pack(
+    predictions_folder: Path, *, path: Path, cases: list[str], ending: str, challenge: Challenge | None = None
+) -> None:
     """Write a ZIP archive with CASE + `ending` of every expected case at its top level, whole or not at all.
 
     Other images in the folder are refused: they may be a sign that it holds another run, or that the list of
@@ -29,9 +32,11 @@ def pack(predictions_folder: Path, *, path: Path, cases: list[str], ending: str)
         path: the archive.
         cases: ids of all cases that the challenge expects.
         ending: of the prediction files, for example ".nii.gz".
+        challenge: other names, values and types in the archive, against which each file is checked there.
 
     Raises:
-        DataError: all defects: cases missing, listed twice or with unsafe names, strangers, unreadable files.
+        DataError: all defects: cases missing, listed twice or with unsafe names, strangers, unreadable files; names,
+            values or types that the challenge's file makes impossible.
     """
     problems = _check_names(predictions_folder, cases=cases, ending=ending)
     files = {f"{case}{ending}": predictions_folder / f"{case}{ending}" for case in sorted(cases)}
@@ -39,15 +44,64 @@ def pack(predictions_folder: Path, *, path: Path, cases: list[str], ending: str)
         problems = [problem for name, file in files.items() for problem in _unreadable(file, case=name[: -len(ending)])]
     if problems:
         raise DataError(problems)
+    if challenge is None:
+        _write(files, path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".submission-") as staging:
+        _write(files, path, challenge=challenge, ending=ending, staging=Path(staging))
+
+
+def _write(
+    files: dict[str, Path],
+    path: Path,
+    *,
+    challenge: Challenge | None = None,
+    ending: str = "",
+    staging: Path = Path(),
+) -> None:
+    """The archive of files by their names in it, or of what a challenge makes of them, first in `staging`."""
+    sources = {}
+    if challenge is not None:
+        sources = _converted(files, challenge, ending=ending, staging=staging)
+        files = {name: staging / name for name in sources}
     with whole_file(path) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             for name, file in files.items():
                 _add(archive, name, file)
         _verify(temporary, files, path=path)
+        if challenge is None:
+            return
+        with zipfile.ZipFile(temporary) as archive:
+            for name, (case, source) in sources.items():
+                (staging / name).unlink()
+                challenge.check(Path(archive.extract(name, staging)), source, case=case)
+
+
+def _converted(
+    files: dict[str, Path], challenge: Challenge, *, ending: str, staging: Path
+) -> dict[str, tuple[str, Path]]:
+    """Write what the challenge wants of each file; returns its name there -> case and prediction."""
+    made: dict[str, tuple[str, Path]] = {}
+    problems: list[Problem] = []
+    for own, source in files.items():
+        case = own[: -len(ending)]
+        try:
+            name = challenge.name_of(case)
+            if name in made:
+                found = f"its file would be called {name}, as that of {made[name][0]}"
+                raise DataError(Problem(case=case, found=found, next="correct 'file' in the challenge's file"))
+            made[name] = case, source
+            challenge.convert(source, staging / name, case=case)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return made
 
 
 def _check_names(folder: Path, *, cases: list[str], ending: str) -> list[Problem]:
-    if ending not in FILE_ENDINGS or ending in _DETACHED:
+    if ending not in FILE_ENDINGS or ending in DETACHED:
         found, todo = (
             f"predictions ending in '{ending}' do not fit in one file each",
             "write them as .nii.gz, .nrrd or .mha",

@@ -49,11 +49,13 @@ the faster of two settings of its worker processes. "export" is the step from lo
 
 In 32-bit floats both programs leave the convolutions to the same library, and these are most of the time. autoseg gains
 by the channels-last memory format, by showing two tiles or mirrored copies to the network at a time, by reading and
-writing meanwhile, and by starting one process instead of three or more. In bf16, on CPUs that have it, nothing was
-measured.
+writing meanwhile, and by starting one process instead of three or more. In bf16, on CPUs that have it, no time was
+measured. With weights, inputs and every layer's answer rounded to bf16 (`bf16_agreement.py`), the labels of the ten
+hippocampus cases agree with nnU-Net's in float32 at 99.993 % of 637,947 voxels.
 
 ```bash
 python tools/benchmark/prediction.py --data DIR --peer ENV
+python tools/benchmark/bf16_agreement.py MODEL IMAGES LABELS_OF_NNUNET
 ```
 """
 
