@@ -17,7 +17,7 @@ from autoseg.core.errors import AutosegError, Problem, UsageError, problems_of
 from autoseg.core.files import content_key, make_writable
 from autoseg.core.strategy import Step
 from autoseg.core.workers import WorkerPool
-from autoseg.nets.device import choose_device, keep_freed_memory, out_of_memory
+from autoseg.nets.device import choose_device, out_of_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
 
 log = logging.getLogger(__name__)
@@ -229,13 +229,10 @@ def _kept_members(models: tuple[Path, ...], options: PredictOptions, model_key: 
 
 
 def _members(models: tuple[Path, ...], options: PredictOptions) -> tuple[prediction.Ensemble, ...]:
-    device = choose_device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     return prediction.load_members(
         models,
         folds=options.folds,
-        device=device,
+        device=choose_device(options.device),
         precision=options.precision,
         mirroring=options.mirroring,
         weights=options.weights,
