@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from autoseg import reporting, training
+from autoseg import evaluation, reporting, training
 from autoseg.aftercare.choice import validated_predictions
 from autoseg.core.dataset import Case, Dataset, read_dataset
 from autoseg.core.errors import DataError, Problem
@@ -17,6 +17,8 @@ from autoseg.core.scores import Scores
 from autoseg.core.workspace import Workspace, fold_files
 from autoseg.io.images import read_volume
 from autoseg.pipeline import Outcome, read_plan
+
+PICTURED = 5  # of the labels to check
 
 
 def report(folder: Path, workspace: Workspace, *, planner: str, configuration: str) -> tuple[Path, Outcome]:
@@ -34,6 +36,8 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
     folds = fold_files(results, "log.jsonl")
     with tempfile.TemporaryDirectory() as drawn:
         pictures, problems = _pictures(dataset, results, Path(drawn))
+        doubts, more = _doubts(dataset, results, Path(drawn))
+        problems += [problem for problem in more if problem not in problems]
         reporting.report_page(
             results / "report.html",
             dataset=f"{dataset.name}, {configuration}",
@@ -42,9 +46,11 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
             logs={fold: training.read_log(log) for fold, log in folds.items()},
             scores=Scores.read(crossval) if crossval.is_file() else None,
             pictures=pictures,
+            doubts=doubts,
         )
     captions = [caption for caption, _ in pictures]
-    facts = {"report": str(results / "report.html"), "folds": [*folds], "pictures": captions}
+    checked = [cells[0] for cells, _ in doubts]
+    facts = {"report": str(results / "report.html"), "folds": [*folds], "pictures": captions, "to_check": checked}
     return results / "report.html", Outcome(facts=facts, problems=problems)
 
 
@@ -78,9 +84,44 @@ def _pictures(dataset: Dataset, results: Path, target: Path) -> tuple[list[tuple
     return pictures, problems
 
 
-def _draw(case: Case, predicted: Path, *, labels: LabelScheme, path: Path) -> None:
+def _doubts(dataset: Dataset, results: Path, target: Path) -> tuple[list[tuple[list[str], Path | None]], list[Problem]]:
+    """Labels that deserve a second look, the first few with a picture of where they disagree."""
+    validated = fold_files(results, "validation/summary.json")
+    scores = [Scores.read(path) for fold, path in validated.items() if fold != "all"]
+    if not scores:
+        return [], []
+    predictions = validated_predictions(results, dataset.json.file_ending)
+    found: list[tuple[list[str], Path | None]] = []
+    problems: list[Problem] = []
+    for number, one in enumerate(evaluation.suspects(evaluation.pool_scores(scores))):
+        picture = None
+        if number < PICTURED and one.case in predictions and one.case in dataset.cases:
+            picture = target / f"doubt_{number}.png"
+            try:
+                _draw(
+                    dataset.cases[one.case],
+                    predictions[one.case],
+                    labels=dataset.labels,
+                    path=picture,
+                    disputed=one.label,
+                )
+            except DataError as error:
+                problems, picture = [*problems, *error.problems], None
+        found.append((_cells(one), picture))
+    return found, problems
+
+
+def _cells(one: evaluation.Suspect) -> list[str]:
+    return [one.case, one.label, f"{one.dice:.4f}", f"{one.usual:.4f}", f"{one.surprise:.1f}", one.seen]
+
+
+def _draw(case: Case, predicted: Path, *, labels: LabelScheme, path: Path, disputed: str | None = None) -> None:
+    """Overlay of a case; with a disputed label where truth and prediction disagree on it most."""
     assert case.label is not None
     volumes = [read_volume(file, case=case.id) for file in (case.images[0], case.label, predicted)]
     image, truth, found = (geometry.orientation.apply(voxels) for voxels, geometry in volumes)
     spacing_mm = volumes[0][1].canonical.spacing_mm
-    reporting.overlay_picture(image, truth, found, labels=labels, spacing_mm=spacing_mm, path=path, title=case.id)
+    focus = None if disputed is None else labels.mask(truth, disputed) != labels.mask(found, disputed)
+    reporting.overlay_picture(
+        image, truth, found, labels=labels, spacing_mm=spacing_mm, path=path, title=case.id, focus=focus
+    )

@@ -52,6 +52,7 @@ def overlay_picture(
     spacing_mm: tuple[float, float, float],
     path: Path,
     title: str,
+    focus: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write a PNG of the three planes that show most of the labels, zoomed to them, all at one scale in mm.
 
@@ -63,10 +64,13 @@ def overlay_picture(
         spacing_mm: (z, y, x).
         path: the PNG file.
         title: line above the picture.
+        focus: (Z, Y, X), what the planes shall show most of instead.
     """
     volumes = [predicted] if truth is None else [truth, predicted]
     assert {volume.shape for volume in volumes} == {image.shape}, [image.shape, *(v.shape for v in volumes)]
     centre, box = _centre_and_box(volumes, labels=labels, spacing_mm=spacing_mm)
+    if focus is not None and focus.any():
+        centre = [int(focus.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
     thick = [plane for plane in _PLANES if image.shape[plane.row] > 1 and image.shape[plane.column] > 1]
     planes = thick or [_PLANES[0]]
     cuts = [[_cut(volume, plane, centre=centre, box=box) for volume in (image, *volumes)] for plane in planes]

@@ -16,6 +16,7 @@ from autoseg.reporting.curve import Row, curve_figure
 from autoseg.reporting.page import figure, folded, page, paragraph, section, table
 from autoseg.reporting.picture import png_bytes
 
+DOUBTS = ("case", "label", "Dice", "usual Dice", "spreads below", "what is seen")
 # Metric of Scores, how it is called, digits, and whether less of it is better.
 _METRICS = (("dice", "Dice", 4, False), ("hd95_mm", "HD95 mm", 2, True), ("nsd", "NSD", 4, False))
 
@@ -29,6 +30,7 @@ def report_page(
     logs: Mapping[str, Sequence[Row]],
     scores: Scores | None,
     pictures: Sequence[tuple[str, Path]],
+    doubts: Sequence[tuple[Sequence[str], Path | None]] = (),
 ) -> None:
     """Write the page, whole or not at all; what is not there yet is said to be missing.
 
@@ -40,6 +42,7 @@ def report_page(
         logs: per fold ("0", "1", ...) the rows that `curve_picture` takes.
         scores: of the cross-validation, or None.
         pictures: (caption, PNG file), for example overlays of the best, the median and the worst case.
+        doubts: labels to check, the most doubtful first: a cell for each of DOUBTS, and a PNG file or None.
     """
     curves = [_curve(fold, rows, plan.scheme) for fold, rows in logs.items()]
     cases = [figure(caption, file.read_bytes()) for caption, file in pictures]
@@ -49,8 +52,20 @@ def report_page(
         section("Training", *curves, otherwise="There is no trained fold yet."),
         section("Scores", *(_scored(scores) if scores else ()), otherwise="There is no cross-validation yet."),
         section("Cases", *cases, otherwise="There is no picture yet."),
+        section("Labels to check", *_doubtful(doubts), otherwise="No label disagrees unlike others."),
     ]
     write_bytes(path, page(dataset, sections).encode())
+
+
+def _doubtful(doubts: Sequence[tuple[Sequence[str], Path | None]]) -> list[str]:
+    if not doubts:
+        return []
+    told = (
+        "Here truth and out-of-fold prediction disagree more than is usual for this label. The further down it lies, "
+        "the likelier is an error in the truth (from three spreads on), but only a look at it tells which one is wrong."
+    )
+    pictures = [figure(f"{cells[0]}: {cells[1]}", path.read_bytes()) for cells, path in doubts if path is not None]
+    return [paragraph(told), table(DOUBTS, [cells for cells, _ in doubts]), *pictures]
 
 
 def _declared(plan: Plan) -> str:

@@ -108,3 +108,19 @@ def test_wrong_configuration_or_planner_is_a_wrong_call(world, call, words, reas
     assert code == 2
     assert reason in told
     assert not (world.top / "results").exists()
+
+
+def test_labels_that_disagree_unlike_others_are_shown_to_be_checked(world, call):
+    def forgotten(labels: np.ndarray) -> np.ndarray:
+        return np.where((labels == 5) & (labels.sum() == world.truth_of("case_1").sum()), 0, labels).astype(np.uint8)
+
+    world.add_fold("small", 0, forgotten)
+    world.add_fold("small", 1, np.copy)
+    world.pool("small")
+    code, printed, _ = call(main, *world.where, "-c", "small", "--planner", "hand", "--json")
+    assert code == 0
+    assert json.loads(printed)["to_check"] == ["case_1"]
+    page = page_of(world)
+    assert "Labels to check" in page.text
+    assert "drawn, and not predicted at all" in page.text
+    assert "case_1: core" in page.captions
