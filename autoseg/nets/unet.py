@@ -94,10 +94,13 @@ class UNet(nn.Module):
         for block in self.encoder:
             x = block(x)
             skips.append(x)
+        skips.pop()
         last = len(self.decoder) - 1
         outputs = [self.heads[0](x)] if last < 0 else []  # one stage has a head, but nothing to decode
         for i, (up, block, head) in enumerate(zip(self.up, self.decoder, self.heads, strict=False)):
-            x = block(torch.cat([up(x), skips[-2 - i]], dim=1))
+            x = torch.cat([up(x), skips.pop()], dim=1)
+            for layer in block.layers:  # not block(x), which would hold what is concatenated until its end
+                x = layer(x)
             if self.training or i == last:
                 outputs.append(head(x))
         return outputs[::-1] if self.training else outputs[-1]
