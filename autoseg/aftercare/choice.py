@@ -175,9 +175,8 @@ def _ensemble(
     problems = write_ensemble(
         jobs, target, facts={"ensemble_of": name, "autoseg_version": __version__}, workers=workers, progress=progress
     ).problems
-    failed = {problem.case for problem in problems}
-    predictions = {case: job.target for case, job in jobs.items() if case not in failed}
-    if not predictions:
+    predictions = {case: job.target for case, job in jobs.items()}
+    if problems or not predictions:  # on fewer cases than its members it cannot be compared with them
         return None, problems
     scores, more = _scored(predictions, dataset, target, workers)
     return refinement.Candidate(

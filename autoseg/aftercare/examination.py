@@ -1,4 +1,4 @@
-"""What is wrong with this machine, a data set or its models, and what to do about it; nothing is changed."""
+"""What is wrong with this machine, a data set or its models, and what to do about it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def examine_dataset(
 ) -> tuple[list[Finding], Outcome]:
     """Every defect of a data set at once, and those of what was made from it: cases, splits, plans, models.
 
-    What is measured on the way is kept, so that planning need not measure it again.
+    What is measured on the way is kept in the folder of preprocessed data, so that planning need not measure it again.
     """
     try:
         dataset = read_dataset(folder)
@@ -66,8 +66,8 @@ def examine_dataset(
         try:
             _, measured = extract_fingerprint(dataset, workspace, pool=pool, progress=progress)
             problems, warnings = measured.problems, measured.warnings
-        except DataError as error:
-            problems += error.problems
+        except (AutosegError, OSError) as error:
+            problems += problems_of(error, case="")
     tables: list[Callable[[], object]] = [
         lambda: current_splits(dataset, workspace),
         lambda: warnings.extend(read_case_table(dataset.folder / CASE_TABLE, cases={*dataset.cases})[1]),
@@ -77,12 +77,12 @@ def examine_dataset(
     for check in tables:
         try:
             check()
-        except AutosegError as error:
+        except (AutosegError, OSError) as error:
             problems += problems_of(error, case="")
+    found = f"{len(dataset.cases)} cases, defects in {len({p.case for p in problems if p.case})}"
     models, more = _models(dataset, workspace)
     known = {(p.case, p.file, p.found) for p in problems}
     problems += [p for p in more if (p.case, p.file, p.found) not in known]
-    found = f"{len(dataset.cases)} cases, {len({p.case for p in problems if p.case})} of them with defects"
     return [Finding(name="data set", found=found), *models], Outcome(problems=problems, warnings=warnings)
 
 

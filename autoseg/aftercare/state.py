@@ -87,8 +87,16 @@ def _configuration_status(
     crossval = results / "crossval" / "summary.json"
     own = ("--planner", planner) if planner != "default" else ()
     train = ("train", "-c", configuration, *own)
+    pooled: float | None = None
+    names: list[str] = []
     folds = []
-    for fold in _folds(dataset, workspace, results):
+    try:
+        pooled = Scores.read(crossval).mean_dice if crossval.is_file() else None
+        names = [*_folds(dataset, workspace, results)]
+    except DataError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+        names = names or [*fold_files(results, "recipe.json")]
+    for fold in names:
         try:
             folds.append(_fold_status(results, fold, train))
         except DataError as error:
@@ -101,7 +109,7 @@ def _configuration_status(
         cases=len(dataset.cases),
         preprocessed=len(stored),
         folds=tuple(folds),
-        crossval_mean_dice=Scores.read(crossval).mean_dice if crossval.is_file() else None,
+        crossval_mean_dice=pooled,
         preprocess=("preprocess", "-c", configuration, *own),
         train=train,
     )

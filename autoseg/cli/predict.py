@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,7 @@ def _models(args: argparse.Namespace, strategy: Strategy | None) -> AbstractCont
 
 def _strategy(args: argparse.Namespace) -> Strategy | None:
     """What autoseg_find_best_configuration has decided, unless the options choose a model."""
+    from autoseg.core.errors import DataError
     from autoseg.core.strategy import Strategy
 
     if args.model is not None or args.configurations or args.planner:
@@ -125,7 +127,11 @@ def _strategy(args: argparse.Namespace) -> Strategy | None:
     path = options.workspace(args).strategy(options.dataset_name(args))
     if not path.is_file():
         return None
-    strategy = Strategy.read(path)
+    try:
+        strategy = Strategy.read(path)
+    except DataError as error:
+        todo = "run autoseg_find_best_configuration again, or choose a model with -c"
+        raise DataError([replace(problem, next=todo) for problem in error.problems[:1]]) from error
     steps = "; ".join(step.sentence for step in strategy.steps) or "no postprocessing"
     log.info("following %s: %s; %s (-c chooses otherwise)", path, strategy.name, steps)
     return strategy

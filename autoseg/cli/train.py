@@ -138,7 +138,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = change.partition("=")
         if not equals:
             raise UsageError(f"--set {change}: write it as KEY=VALUE")
-        if key in changes or getattr(args, key, None) is not None:
+        if key in changes or getattr(args, key, None) not in (None, False):
             raise UsageError(f"--set {change}: {key} is given twice; give it once")
         try:
             changes[key] = json.loads(value)

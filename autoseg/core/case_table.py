@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 from autoseg.core.errors import DataError, Problem
@@ -40,15 +41,23 @@ def read_case_table(path: Path, *, cases: set[str], needed: bool = False) -> tup
     except (OSError, UnicodeDecodeError) as error:
         raise refused(f"cannot be read ({error})", "save it as CSV in UTF-8") from error
     separator = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
-    rows = [*csv.DictReader(lines, delimiter=separator)]
+    try:
+        rows = [*csv.DictReader(lines, delimiter=separator)]
+    except csv.Error as error:
+        raise refused(f"is no CSV table ({error})", "look for a quote that is not closed") from error
     if not rows or "case" not in rows[0]:
         raise refused("has no column 'case' with rows below it", "name the column of the case ids 'case'")
-    names = [row["case"] for row in rows]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    for row in rows:
+        row["case"] = (row["case"] or "").strip()
+    rows = [row for row in rows if row["case"]]
+    if twice := next((name for name, n in Counter(row["case"] for row in rows).items() if n > 1), None):
         raise refused(f"names the case {twice} twice", "remove one of the rows")
-    columns: Columns = {}
     warnings = []
-    for column in [name for name in rows[0] if name and name != "case"]:
+    if not any(row["case"] in cases for row in rows):
+        found, todo = "names none of these cases", "write the ids as the label files are called, without ending"
+        warnings.append(Problem(case="", file=path.name, found=found, next=todo))
+    columns: Columns = {}
+    for column in [name for name in (rows[0] if rows else ()) if name and name != "case"]:
         values = {row["case"]: value for row in rows if row["case"] in cases and (value := (row[column] or "").strip())}
         n_values = len(set(values.values()))
         if 2 <= n_values <= MOST_GROUPS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -41,6 +42,7 @@ class LabelScores(Record):
     calibration_error: float | None = None
 
 
+RULES = " ".join((LabelScores.__doc__ or "").split())
 METRICS = tuple(LabelScores.model_fields)
 
 
@@ -85,12 +87,17 @@ class Scores(Record):
 
     tolerance_mm: float
     tolerances_mm: dict[str, float] = Field(default_factory=dict)  # of labels with another one
+    lesions: list[str] = Field(default_factory=list)  # labels that were scored lesion by lesion
     cases: dict[str, dict[str, LabelScores]]
     summary: dict[str, dict[str, Summary]]
     mean_dice: float | None
     missing: list[str] = Field(default_factory=list)
     equity: dict[str, Equity] = Field(default_factory=dict)  # per column of cases.csv
-    rules: str = " ".join((LabelScores.__doc__ or "").split())
+    rules: str = RULES
+
+    def follows(self, *, tolerances_mm: Mapping[str, float], lesions: Sequence[str]) -> bool:
+        """Whether these scores were made by the rules of this version, and with these settings."""
+        return self.rules == RULES and self.tolerances_mm == tolerances_mm and self.lesions == [*lesions]
 
 
 def validation_scores(fold: Path) -> Scores | None:

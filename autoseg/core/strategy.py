@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from autoseg.core.declaration import Labels
 from autoseg.core.labels import LabelScheme
 from autoseg.core.records import Record, nearest
 
@@ -111,7 +112,7 @@ class Strategy(Record):
     schema_version: Literal[2] = 2
     dataset: str
     members: list[Member] = Field(min_length=1)
-    labels: dict[str, int | list[int]]
+    labels: Labels
     regions_class_order: list[int] = Field(default_factory=list)
     steps: list[Step] = Field(default_factory=list)
     promised: float | None = None

@@ -87,6 +87,7 @@ def evaluate(
         label_names=[*labels.foreground],
         tolerance_mm=tolerance_mm,
         tolerances_mm=tolerances_mm,
+        lesions=lesions,
         missing=sorted(set(truths) - set(scored)),
         columns=columns,
     )
@@ -100,6 +101,7 @@ def pool_scores(folds: Sequence[Scores], *, columns: Columns = MappingProxyType(
         label_names=list(folds[0].summary),
         tolerance_mm=folds[0].tolerance_mm,
         tolerances_mm=folds[0].tolerances_mm,
+        lesions=folds[0].lesions,
         missing=sorted(case for scores in folds for case in scores.missing),
         columns=columns,
     )

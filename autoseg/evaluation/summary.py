@@ -20,6 +20,7 @@ def summarise(
     tolerance_mm: float,
     missing: list[str],
     tolerances_mm: Mapping[str, float] = MappingProxyType({}),
+    lesions: Sequence[str] = (),
     columns: Columns = MappingProxyType({}),
 ) -> Scores:
     """Scores of a set of cases, for example of all folds of a cross-validation together.
@@ -39,6 +40,7 @@ def summarise(
     return Scores(
         tolerance_mm=tolerance_mm,
         tolerances_mm=dict(tolerances_mm),
+        lesions=[*lesions],
         cases=cases,
         summary=summary,
         mean_dice=mean_dice,

@@ -24,6 +24,7 @@ LEVELS = 255
 LARGEST_ERROR = 0.5 / LEVELS  # of a stored probability
 COLLECTED_BYTES = 2**25  # of rows, before they are compressed
 MEMBER = "autoseg"
+AGAIN = "delete it, and predict (or, for validation cases, train) again with --save_probabilities"
 COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "filters": [blosc2.Filter.NOFILTER], "nthreads": 2}
 
 
@@ -196,4 +197,4 @@ def open_probabilities(path: Path) -> StoredProbabilities:
 
 
 def _refuse(path: Path, found: str) -> NoReturn:
-    raise DataError(Problem(case="", file=str(path), found=found, next="predict again with --save_probabilities"))
+    raise DataError(Problem(case="", file=str(path), found=found, next=AGAIN))

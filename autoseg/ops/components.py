@@ -25,11 +25,27 @@ def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not mask.any():
         return np.zeros_like(mask)
     box = bounding_box(mask)
-    parts, sizes = component_sizes(crop(mask, box))
-    sizes[0] = 0
-    is_largest = sizes == sizes.max()
+    return paste(largest_of(*component_sizes(crop(mask, box))), box=box, shape=mask.shape)
+
+
+def largest_of(parts: NDArray[np.integer], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The largest of numbered parts (what `component_sizes` gives) as a mask; as `keep_largest` chooses."""
+    is_largest = sizes == sizes[1:].max(initial=0)
+    is_largest[0] = False
+    if not is_largest.any():
+        return np.zeros(parts.shape, dtype=bool)
     winner = parts.flat[is_largest[parts].argmax()]  # argmax finds the first voxel of all that are in a largest part
-    return paste(parts == winner, box=box, shape=mask.shape)
+    largest: NDArray[np.bool_] = parts == winner
+    return largest
+
+
+def large_of(parts: NDArray[np.integer], sizes: NDArray[np.int64], least_voxels: float) -> NDArray[np.bool_]:
+    """Those of numbered parts that have at least so many voxels, as a mask."""
+    # volumes in ml come from float32 spacings: a part of exactly the wanted size is not small
+    large = sizes >= least_voxels * (1 - 1e-6)
+    large[0] = False
+    mask: NDArray[np.bool_] = large[parts]
+    return mask
 
 
 def component_sizes(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
@@ -40,7 +56,10 @@ def component_sizes(mask: NDArray[np.bool_]) -> tuple[NDArray[np.integer], NDArr
     """
     # cc3d 4.1 runs out of numbers where single voxels fill a volume to its corners; an empty rim spares some.
     numbered = cc3d.connected_components(np.pad(mask, 1), connectivity=26)[1:-1, 1:-1, 1:-1]
-    return numbered, np.bincount(numbered.ravel())
+    sizes = np.zeros(int(numbered.max(initial=0)) + 1, dtype=np.int64)
+    for plane in numbered:  # all at once it would be copied as 64-bit numbers
+        sizes += np.bincount(plane.ravel(), minlength=len(sizes))
+    return numbered, sizes
 
 
 def without_small_parts(mask: NDArray[np.bool_], least_voxels: float) -> NDArray[np.bool_]:
@@ -48,8 +67,4 @@ def without_small_parts(mask: NDArray[np.bool_], least_voxels: float) -> NDArray
     if not mask.any():
         return np.zeros_like(mask)
     box = bounding_box(mask)
-    parts, sizes = component_sizes(crop(mask, box))
-    # volumes in ml come from float32 spacings: a part of exactly the wanted size is not small
-    large = sizes >= least_voxels * (1 - 1e-6)
-    large[0] = False
-    return paste(large[parts], box=box, shape=mask.shape)
+    return paste(large_of(*component_sizes(crop(mask, box)), least_voxels), box=box, shape=mask.shape)

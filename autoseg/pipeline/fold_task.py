@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,12 @@ class FoldTask:
             return None
         return validation_scores(self.job.folder)
 
+    def is_scored_otherwise(self, scores: Scores) -> bool:
+        """Whether rules, tolerances or lesions have changed since, and the predictions are still there."""
+        declared = self.dataset.json
+        same = scores.follows(tolerances_mm=declared.tolerances_mm or {}, lesions=declared.lesions or ())
+        return not same and all(self.target(case).labels.is_file() for case in self.job.split.val)
+
 
 def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]:
     """Do what is still to be done for a fold.
@@ -78,6 +84,8 @@ def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]
             picture.draw(training.read_log(job.folder / "log.jsonl"))
         scores = task.scores
         validated_now = scores is None
+        if scores is not None and processes.rank() == 0 and task.is_scored_otherwise(scores):
+            scores = _score(task)
         if scores is None:
             with enough_memory("the fold is trained; close what else uses the device"):
                 scores = _validate(task, progress)
@@ -144,6 +152,13 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
     problems = processes.gathered(problems)
     if processes.rank() > 0:
         return None
+    return _score(task, problems)
+
+
+def _score(task: FoldTask, problems: Sequence[Problem] = ()) -> Scores:
+    """Score the validation cases as they are predicted. Raises DataError for these problems, and for new ones."""
+    dataset, job = task.dataset, task.job
+    cases = [dataset.cases[case] for case in job.split.val]
     targets = {case.id: task.target(case.id) for case in cases}
     scores, more = evaluation.evaluate(
         {case: target.labels for case, target in targets.items()},
@@ -157,7 +172,7 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
     )
     evaluation.write_scores(scores, job.folder / "validation")
     known = {problem.case for problem in problems}
-    if problems := problems + [problem for problem in more if problem.case not in known]:
-        raise DataError(problems)
+    if every := [*problems, *(problem for problem in more if problem.case not in known)]:
+        raise DataError(every)
     mark_validated(job.folder)
     return scores

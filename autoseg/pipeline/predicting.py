@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Result = dict[str, Any] | Exception
 Jobs = dict[str, tuple[prediction.Scan, prediction.Target]]  # by case id
 _ONE_AT_A_TIME = threading.Lock()
+TREATMENT_BYTES = 16  # masks, numbered parts (up to 8), and the labels once more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,7 @@ def predict(
     members = _members(tuple(models), here)
     scans, problems = prediction.find_scans(source, members[0].plan)
     ending = _ending(options, members[0].plan.file_ending, scans)
+    treat = _treatment(members, options)
     part, n_parts = options.part
     scans = scans[part::n_parts]
     facts = _facts(members, options, called or ", ".join(map(str, models)))
@@ -102,13 +104,13 @@ def predict(
     if jobs:
         progress("predict", 0, len(jobs), next(iter(jobs)))
     if options.scheduler is None:
-        how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=target)
+        how = _settings(options, target)
         results = prediction.predict_cases(
             members,
             jobs,
             how,
             progress=lambda name, share: progress("predict", n_done, len(jobs), f"{name} {share:.0%}"),
-            treat=_treatment(members, options),
+            treat=treat,
         )
     else:
         results = _on_cluster(models, model_key, jobs, options)
@@ -130,9 +132,25 @@ def predict(
     return Outcome(facts=summary, problems=problems, warnings=warnings)
 
 
+def _settings(options: PredictOptions, folder: Path) -> prediction.Settings:
+    return prediction.Settings(
+        step=options.step,
+        max_memory_gb=options.max_memory_gb,
+        folder=folder,
+        treatment_bytes=TREATMENT_BYTES if options.steps else 0,
+    )
+
+
 def _treatment(members: Sequence[prediction.Ensemble], options: PredictOptions) -> Callable[[Any, float], Any]:
-    """The postprocessing of labels (file values) that the options ask for."""
+    """The postprocessing of labels (file values) that the options ask for.
+
+    Raises UsageError for a step that names other labels than the model has.
+    """
     scheme = members[0].plan.scheme
+    for name in (name for step in options.steps for name in step.labels):
+        if name not in scheme.foreground:
+            todo = "run autoseg_find_best_configuration again, or choose a model with -c"
+            raise UsageError(f"the strategy's postprocessing names '{name}', which the model does not know; {todo}")
     return lambda labels, voxel_ml: refinement.apply(options.steps, labels, scheme=scheme, voxel_ml=voxel_ml)
 
 
@@ -211,11 +229,11 @@ def _on_cluster(
 def predict_on_worker(job: ClusterJob) -> dict[str, Any]:
     """Predict one case in a worker of a cluster. Raises what went wrong."""
     options = job.options
-    how = prediction.Settings(step=options.step, max_memory_gb=options.max_memory_gb, folder=job.target.labels.parent)
+    how = _settings(options, job.target.labels.parent)
     if options.plugin is not None:
         import_module(options.plugin)
     with _ONE_AT_A_TIME:  # a worker may have several threads; each case plans with all memory that is free
-        members = _kept_members(job.models, options, job.model_key)
+        members = _kept_members(job.models, replace(options, steps=()), job.model_key)
         treat = _treatment(members, options)
         ((_, result),) = prediction.predict_cases(members, {job.name: (job.scan, job.target)}, how, treat=treat)
     if isinstance(result, Exception):

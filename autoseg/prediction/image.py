@@ -56,6 +56,7 @@ class Settings:
 
     step: float = 0.5
     max_memory_gb: float | None = None
+    treatment_bytes: int = 0  # per voxel of the image, for what is done to the labels afterwards
     folder: Path | None = None
 
 
@@ -176,7 +177,7 @@ def _plan_with(
         native_shape=grids.transposed_shape,
         # the next case as read, as float32, resampled: as large as this one, for want of a better guess
         next_case_gb=image.gigabytes + 2 * 4e-9 * len(members[0].plan.channel_names) * float(np.prod(grids.shape)),
-        host_gb=free,
+        host_gb=free - settings.treatment_bytes * float(np.prod(grids.shape)) / 1e9,
         device_gb=torch_device_gb(members[0].device),
         probabilities=probabilities,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from autoseg.core.strategy import Comparison, Member, Strategy
 from autoseg.core.workers import failure, supervised_map
 from autoseg.refinement.apply import FileJob, apply, apply_to_file
 from autoseg.refinement.compare import compare
-from autoseg.refinement.count_case import Counts, Pair, count_pair
+from autoseg.refinement.count_case import Applied, Counts, Pair, count_pair, dice_after
 from autoseg.refinement.decide import decide
 
 __all__ = ["Candidate", "FileJob", "apply", "apply_to_file", "compare_candidates", "refine"]
@@ -113,16 +114,31 @@ def refine(
         raise DataError(problems)
     folds = [chosen.folds[case] for case in counts]
     decided = decide([*counts.values()], folds, names=[*labels.foreground], overlapping=labels.has_regions)
+    promised, steps = decided.promised, decided.steps
+    if steps:
+        readable = [Applied(pair=pair, steps=tuple(steps)) for pair in pairs if pair.case in counts]
+        promised = _mean_dice(outcome.result for outcome in supervised_map(dice_after, readable, workers=workers))
+        if (promised or 0) < (decided.honest.before or 0):
+            notes.append(f"the steps harm each other (mean Dice {promised}), so none is taken")
+            promised, steps = decided.honest.before, []
     strategy = Strategy(
         dataset=dataset,
         members=[*chosen.members],
         labels={n: list(v) if isinstance(v, tuple) else v for n, v in labels.declared.items()},
         regions_class_order=[*labels.regions_class_order],
-        steps=decided.steps,
-        promised=decided.promised,
+        steps=steps,
+        promised=promised,
         nested=decided.honest,
         evidence=decided.trials,
         compared=compared,
         notes=[*notes, *([NO_REGIONS] if labels.has_regions else [])],
     )
     return strategy, sorted(problems, key=lambda problem: problem.case)
+
+
+def _mean_dice(cases: Iterable[list[float | None] | None]) -> float | None:
+    """Mean over labels of their mean Dice over cases; None where no case has any."""
+    columns = zip(*(dice for dice in cases if dice is not None), strict=True)
+    known = [[dice for dice in column if dice is not None] for column in columns]
+    means = [statistics.fmean(column) for column in known if column]
+    return statistics.fmean(means) if means else None

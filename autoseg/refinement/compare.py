@@ -20,10 +20,10 @@ NEAR = 0.01  # of mean Dice: a candidate further below the best is not taken for
 def compare(names: Sequence[str], scores: Sequence[Scores], costs: Sequence[float]) -> tuple[int, list[Comparison]]:
     """Compare candidates on the cases that each shares with the best.
 
-    The best is the one with the highest mean Dice. A candidate is tied with it where Wilcoxon's signed-rank test on the
-    cases' Dice (mean over labels), corrected after Holm, does not reject at 0.05 and its mean is at most 0.01 lower;
-    taken is the cheapest of the tied. With so few cases that the test could not reject anything, only equals are tied:
-    a missing proof is none of equality.
+    The best is the one with the highest mean Dice on the cases that all have. A candidate is tied with it where
+    Wilcoxon's signed-rank test on the cases' Dice (mean over labels), corrected after Holm, does not reject at 0.05 and
+    its mean Dice is at most 0.01 lower; taken is the cheapest of the tied. With so few cases that the test could not
+    reject anything, only equals are tied: a missing proof is none of equality.
 
     Returns:
         (number of the candidate to take, a comparison per candidate).
@@ -31,14 +31,14 @@ def compare(names: Sequence[str], scores: Sequence[Scores], costs: Sequence[floa
     Raises:
         UsageError: no candidate has a mean Dice.
     """
-    known = [
-        (s.mean_dice, -cost, -i)
-        for i, (s, cost) in enumerate(zip(scores, costs, strict=True))
-        if s.mean_dice is not None
-    ]
+    cases = [set(one.cases) for one in scores if one.mean_dice is not None]
+    common = set.intersection(*cases) if cases else set()
+    means = [_mean_dice(one, common) for one in scores]
+    known = [(mean, -cost, -i) for i, (mean, cost) in enumerate(zip(means, costs, strict=True)) if mean is not None]
     if not known:
         raise UsageError("no cross-validation has a Dice; check that the labels have foreground")
     best = -max(known)[2]
+    lowest = max(known)[0] - NEAR
     per_case = [_dice_of_cases(one) for one in scores]
     pairs = [
         [(dice[case], per_case[best][case]) for case in sorted(dice.keys() & per_case[best].keys())]
@@ -54,7 +54,8 @@ def compare(names: Sequence[str], scores: Sequence[Scores], costs: Sequence[floa
         difference = statistics.fmean(differences) if differences and one.mean_dice is not None else None
         tied = i == best or (difference is not None and not any(differences))
         if can_reject and difference is not None and p_value is not None:
-            tied = tied or (p_value >= LEVEL and difference >= -NEAR)
+            mean = means[i]
+            tied = tied or (p_value >= LEVEL and mean is not None and mean >= lowest)
         comparisons.append(
             Comparison(
                 name=name,
@@ -68,6 +69,16 @@ def compare(names: Sequence[str], scores: Sequence[Scores], costs: Sequence[floa
             )
         )
     return min((i for i, c in enumerate(comparisons) if c.tied), key=lambda i: (costs[i], i != best)), comparisons
+
+
+def _mean_dice(scores: Scores, cases: set[str]) -> float | None:
+    """Mean over labels of their mean Dice over some cases; over all where there are none of these."""
+    found: dict[str, list[float]] = {}
+    for case in cases or scores.cases:
+        for label, row in scores.cases.get(case, {}).items():
+            if row.dice is not None:
+                found.setdefault(label, []).append(row.dice)
+    return statistics.fmean(map(statistics.fmean, found.values())) if found else None
 
 
 def _dice_of_cases(scores: Scores) -> dict[str, float]:

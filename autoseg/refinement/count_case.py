@@ -12,7 +12,9 @@ from scipy.ndimage import find_objects
 
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.labels import LabelScheme
+from autoseg.core.strategy import Step
 from autoseg.ops.components import keep_largest
+from autoseg.refinement.apply import apply
 from autoseg.refinement.label_volume import read_label_volume
 from autoseg.refinement.options import OPTIONS, masks_of
 
@@ -36,9 +38,9 @@ class Counts:
 
     `truth` is (labels). `predicted` and `both` are (2, options, labels): the first index says whether all labels
     together were reduced to their largest part, the second which of OPTIONS was done to the label after that. Labels
-    do not overlap, so what is done to one leaves the counts of the others as they are (but for a hole that two labels
-    enclose, one inside the other): these states answer every sequence of steps. With regions, which do overlap, the
-    second index changes nothing.
+    do not overlap, so what is done to one leaves the counts of the others as they are, and these states answer every
+    sequence of steps; only a hole that one step leaves and the next one fills is not seen. With regions, which do
+    overlap, the second index changes nothing.
     """
 
     truth: NDArray[np.int64]
@@ -72,6 +74,38 @@ def count_pair(pair: Pair) -> Counts:
         return counts
     counted = np.array([name in pair.annotated for name in pair.labels.foreground], dtype=np.int64)
     return Counts(truth=counts.truth * counted, predicted=counts.predicted * counted, both=counts.both * counted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """A case, and the steps to apply to its prediction."""
+
+    pair: Pair
+    steps: tuple[Step, ...]
+
+    @property
+    def case(self) -> str:
+        """Its id."""
+        return self.pair.case
+
+
+def dice_after(job: Applied) -> list[float | None]:
+    """The Dice of every label once the steps are done, in the order of `LabelScheme.foreground`.
+
+    Raises DataError as `count_pair` does.
+    """
+    pair, labels = job.pair, job.pair.labels
+    truth, geometry = read_label_volume(pair.truth, case=pair.case, labels=labels)
+    predicted, _ = read_label_volume(pair.prediction, case=pair.case, labels=labels)
+    treated = apply(job.steps, predicted, scheme=labels, voxel_ml=geometry.voxel_volume_ml)
+    counted = labels.encode(truth) != len(labels.values)
+    found: list[float | None] = []
+    for name, values in labels.foreground.items():
+        a, b = (np.isin(volume, [*values]) & counted for volume in (truth, treated))
+        total = np.count_nonzero(a) + np.count_nonzero(b)
+        known = total > 0 and (pair.annotated is None or name in pair.annotated)
+        found.append(2 * np.count_nonzero(a & b) / total if known else None)
+    return found
 
 
 def count_volumes(

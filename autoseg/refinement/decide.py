@@ -81,13 +81,15 @@ def decide(counts: Sequence[Counts], folds: Sequence[int], *, names: Sequence[st
     chosen = choose_steps(dice, overlapping=overlapping)
     plain = Choice(together=False, options=(0,) * len(names))
     nested = plain.of(dice).copy()
-    for fold in set(folds) if len(set(folds)) > 1 else ():
+    apart = len(set(folds)) > 1
+    for fold in set(folds) if apart else ():
         inside = np.array([other == fold for other in folds])
         nested[inside] = choose_steps(dice[~inside], overlapping=overlapping).of(dice[inside])
     before, after = _mean(_means(plain.of(dice))), _mean(_means(nested))
     gains = [_mean(now) - _mean(then) for now, then in zip(nested, plain.of(dice), strict=True)]
     interval = confidence_interval([gain for gain in gains if not np.isnan(gain)])
-    honest = Honest(cases=len(counts), before=_known(before), after=_known(after), ci95=interval)
+    measured = {"after": _known(after), "ci95": interval} if apart else {"after": None, "ci95": None}
+    honest = Honest(cases=len(counts), before=_known(before), **measured)
     accepted = not after < before - LEAST_GAIN
     trials = _trials(dice, chosen, names=names, overlapping=overlapping, accepted=accepted)
     return Decision(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoseg.core.strategy import Step
-from autoseg.ops.components import keep_largest, without_small_parts
+from autoseg.ops.components import component_sizes, large_of, largest_of
 from autoseg.ops.crop import holes
 
 # In millilitres: from a speck to an organ's lobe. Fixed numbers, so that no case tells what is tried on it.
@@ -43,13 +43,13 @@ OPTIONS = (*_PARTS, *(Option(largest=o.largest, least_ml=o.least_ml, filled=True
 
 def masks_of(mask: NDArray[np.bool_], background: NDArray[np.bool_], *, voxel_ml: float) -> Iterator[NDArray[np.bool_]]:
     """The mask (Z, Y, X) of a label after each of OPTIONS, in their order; `background` is where there is no label."""
-    kept = [_kept(mask, option, voxel_ml=voxel_ml) for option in _PARTS]
-    yield from kept
+    parts, sizes = component_sizes(mask)
+    kept = []
+    for option in _PARTS:
+        if option.largest:
+            kept.append(largest_of(parts, sizes))
+        else:
+            kept.append(large_of(parts, sizes, option.least_ml / voxel_ml) if option.least_ml else mask)
+        yield kept[-1]
     for part in kept:
         yield part | (holes(part) & (background | (mask & ~part)))
-
-
-def _kept(mask: NDArray[np.bool_], option: Option, *, voxel_ml: float) -> NDArray[np.bool_]:
-    if option.largest:
-        return keep_largest(mask)
-    return without_small_parts(mask, option.least_ml / voxel_ml) if option.least_ml else mask

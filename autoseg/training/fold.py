@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,8 @@ def _train(
                 own = [stopped[0] if stopped else 0, due, run.at.trained_s]
                 signal, due, run.at.trained_s = processes.most(own, job.device)
                 if signal or (due and not run.at.skipped):  # what diverges is not kept
-                    run.save(state, facts=facts)
+                    with suppress(Diverged) if signal else nullcontext():
+                        run.save(state, facts=facts)
                     saved = time.monotonic()
                 if signal:
                     raise Interrupted(int(signal), STATE_SAVED)

@@ -106,7 +106,10 @@ def is_finished(folder: Path, recipe: Recipe, *, made_from: str) -> bool:
         DataError: weights or state are damaged.
     """
     weights, state = folder / "weights.safetensors", folder / STATE
-    ways = {weights: f"delete it: it is written again from {STATE}", state: LOST_STATE}
+    ways = {
+        weights: f"delete it: it is written again from {STATE}" if state.is_file() else LOST_STATE,
+        state: LOST_STATE,
+    }
     saved = next((load_weights(path, todo=todo)[1] for path, todo in ways.items() if path.is_file()), None)
     if saved is None:  # not one step is kept that other settings could spoil
         return False

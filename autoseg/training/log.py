@@ -50,7 +50,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if isinstance(row, dict) and "epoch" in row:
+        if isinstance(row, dict) and isinstance(row.get("epoch"), int):
             rows.append(row)
         else:
             log.warning("%s: line %d is damaged and left out", path, number)

@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
     def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), device=parameter.device)
+            state["step"] = torch.zeros(())  # on the CPU, as after loading: another division there rounds otherwise
             state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
         state["mean"].lerp_(gradient, 1 - BETAS[0])

@@ -52,9 +52,8 @@ def test_a_gpu_that_pytorch_cannot_use_is_told(tmp_path, monkeypatch):
 
 
 def test_every_defect_of_a_data_set_is_found_at_once(trained, call):
-    code, _, told = call(main, *trained.where, "-np", 1)
-    assert "data set" in _
-    before = told
+    code, printed, _ = call(main, *trained.where, "-np", 1)
+    assert "6 cases, defects in 0" in printed
     image = sitk.ReadImage(str(trained.raw / "imagesTr" / "case_0_0000.nii.gz"))
     image.SetSpacing((5.0, 5.0, 5.0))
     sitk.WriteImage(image, str(trained.raw / "imagesTr" / "case_0_0000.nii.gz"))
@@ -65,14 +64,13 @@ def test_every_defect_of_a_data_set_is_found_at_once(trained, call):
     (trained.raw / "cases.csv").write_text("name,sex\na,f\n")
     plans = trained.top / "preprocessed" / "Dataset900_Toy" / "plans"
     (plans / "own.json").write_text('{"schema_version": 1}')
-    code, printed, told = call(main, *trained.where, "-np", 1, "--json")
+    code, printed, _ = call(main, *trained.where, "-np", 1, "--json")
     problems = json.loads(printed)["problems"]
     assert code == 1
     assert {"case_0", "case_1", "case_2"} <= {problem["case"] for problem in problems}
     texts = " ".join(f"{p['file']} {p['found']}" for p in problems)
     for what in ("spacing", "label 9", "missing", "no column 'case'", "own.json"):
         assert what in texts, what
-    assert before is not told
 
 
 def test_damaged_models_are_named_by_their_fold(trained, call):
@@ -107,3 +105,11 @@ def test_a_volume_that_is_wrong_in_two_ways_is_told_twice(world, call):
     found = " ".join(p["found"] for p in json.loads(printed)["problems"] if p["case"] == "case_3")
     assert "spacing" in found
     assert "NaN" in found
+
+
+def test_a_folder_that_cannot_be_written_hides_no_finding(world, call):
+    words = ["-d", "900", "--raw", world.top / "raw", "--preprocessed", "/proc/autoseg", "--results", world.top / "r"]
+    code, printed, told = call(main, *words, "-np", 1)
+    assert code == 1
+    assert "  memory" in printed
+    assert "/proc/autoseg" in told

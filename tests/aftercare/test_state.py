@@ -161,3 +161,15 @@ def test_what_is_damaged_is_a_problem_and_the_rest_is_told(trained, call):
     folds = {f["fold"]: f["state"] for f in facts["configurations"][0]["folds"]}
     assert (folds["0"], folds["1"]) == ("validated", "damaged")
     assert call(main, *trained.where, "--planner", "other", "--json")[0] == 0
+
+
+def test_a_damaged_summary_or_split_hides_nothing_else(trained, call):
+    (trained.model("small") / "crossval" / "summary.json").write_text("{")
+    code, printed, _ = call(main, *trained.where, "--json")
+    small, coarse = json.loads(printed)["configurations"]
+    assert (code, small["crossval_mean_dice"]) == (1, None)
+    assert coarse["crossval_mean_dice"] is not None
+    (trained.top / "preprocessed" / "Dataset900_Toy" / "splits.json").write_text("{")
+    code, printed, _ = call(main, *trained.where)
+    assert code == 1
+    assert "hand__coarse" in printed

@@ -163,6 +163,15 @@ def test_the_recipe_follows_the_budget_and_what_was_begun(
     assert (recipe.name, recipe.epochs, recipe.iterations) == expected
 
 
+def test_a_switch_that_was_not_given_may_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoseg.cli import train
+
+    seen: list[Any] = []
+    monkeypatch.setattr(train, "run", lambda parser, act, argv: seen.append(parser.parse_args(argv)) or 0)
+    train.main(["-d", "7", "--set", "deterministic=true"])
+    assert train._recipe(seen[0], tmp_path).deterministic
+
+
 def test_each_fold_that_was_begun_keeps_its_own_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from autoseg.cli import train
     from autoseg.core.recipe import RECIPES

@@ -31,6 +31,12 @@ def test_a_column_of_many_values_is_not_compared(tmp_path: Path) -> None:
     assert "13 values" in warning.found
 
 
+def test_a_table_of_other_cases_is_told(tmp_path: Path) -> None:
+    columns, (warning,) = read_case_table(write(tmp_path, "case,sex\nx.nii.gz,f\ny,m\n"), cases=CASES)
+    assert columns == {}
+    assert "names none of these cases" in warning.found
+
+
 def test_without_a_table_there_are_no_columns(tmp_path: Path) -> None:
     assert read_case_table(tmp_path / "cases.csv", cases=CASES) == ({}, [])
     with pytest.raises(DataError, match="cannot be read"):
@@ -45,6 +51,8 @@ def test_without_a_table_there_are_no_columns(tmp_path: Path) -> None:
         (b"id,sex\na,f\n", "no column 'case'"),
         (b"case,sex\na,f\na,m\n", "names the case a twice"),
         (b"\xff\xfe", "cannot be read"),
+        (b'case,sex\na,"' + b"x" * 200_000, "quote that is not closed"),
+        (b"case,sex\n,\n,\na,f\na ,m\n", "names the case a twice"),
         (b"case,sex\na,f\nb\n", None),
         (b"case,sex\na,f,9\nb,m\n", None),
     ],

@@ -97,6 +97,12 @@ def test_lesions_are_scored_one_by_one_for_labels_that_are_lesions():
     assert score(truth, predicted)["tumour"].lesions_truth is None
 
 
+def test_a_lesion_label_that_is_nowhere_has_no_lesions_and_no_f1():
+    found = score(np.ones((2, 3, 4)), np.ones((2, 3, 4)), lesions=["tumour"])["tumour"]
+    assert (found.lesions_truth, found.lesions_predicted, found.lesions_found) == (0, 0, 0)
+    assert (found.lesion_f1, found.panoptic_quality) == (None, None)
+
+
 def test_region_scores_are_those_of_the_union_of_its_values():
     rng = np.random.default_rng(2)
     file_truth, file_predicted = rng.integers(0, 4, (4, 5, 6)), rng.integers(0, 4, (4, 5, 6))

@@ -442,6 +442,18 @@ def test_a_worker_of_a_cluster_predicts_from_its_job_alone(
     images = ["-i", "in", "-o", "there", "--device", "cpu"]
     assert predict.main(["-m", str(model), *images, "--scheduler", "tcp://somewhere"]) == 0
     assert len(handed_out) == 2
+    plan = Model.read(model / "model.json").plan
+    strategy = Strategy(
+        dataset=plan.dataset,
+        members=[Member(planner="hand", configuration="small")],
+        labels=plan.labels,
+        steps=[Step(action="remove_smaller", labels=["b"], than_ml=100)],
+    )
+    strategy.write(model.parent / "strategy.json")
+    followed = ["-d", *place[1:-2], "-i", "in", "-o", "cleaned", "--device", "cpu"]
+    assert predict.main([*followed, "--scheduler", "tcp://somewhere"]) == 0
+    assert 7 in voxels(tmp_path / "there" / "p.nii.gz")
+    assert 7 not in voxels(tmp_path / "cleaned" / "p.nii.gz")
     for case in "pq":
         assert np.array_equal(
             voxels(tmp_path / "here" / f"{case}.nii.gz"), voxels(tmp_path / "there" / f"{case}.nii.gz")
@@ -579,9 +591,15 @@ def test_prediction_follows_the_strategy_unless_a_model_is_chosen(
         changed += (plain != clean).sum()
         assert not np.array_equal(plain, one)
     assert changed > 10
-    path.write_text("{}")
-    assert predict.main([*words, *images, "-o", str(tmp_path / "out")]) == 1
-    assert "strategy.json" in capsys.readouterr().err
+    other = {"background": 0, "a": 3, "lesion": 7}
+    strange = Step(action="keep_largest", labels=["lesion"])
+    strategy.with_changes(labels=other, steps=[strange.model_dump()]).write(path)
+    assert predict.main([*words, *images, "-o", str(tmp_path / "none")]) == 2
+    assert "names 'lesion', which the model does not know" in capsys.readouterr().err
+    path.write_text('{"schema_version": 1}')
+    assert predict.main([*words, *images, "-o", str(tmp_path / "none")]) == 1
+    assert "run autoseg_find_best_configuration again" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_first_case(

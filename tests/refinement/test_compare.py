@@ -68,3 +68,40 @@ def test_only_shared_cases_are_compared_and_none_without_a_dice_is_taken() -> No
     assert (found[2].tied, found[2].difference, found[2].p_value) == (False, None, None)
     with pytest.raises(UsageError, match="no cross-validation has a Dice"):
         compare(["none"], [nothing], [1.0])
+
+
+def table(**labels: np.ndarray) -> Scores:
+    """Labels with the Dice of the cases 0, 1, ...; NaN where a case has none."""
+    n = len(next(iter(labels.values())))
+    rows = {
+        f"c{i}": {
+            name: LabelScores(
+                dice=float(dice[i]), iou=None, hd95_mm=None, nsd=None, volume_truth_ml=1.0, volume_predicted_ml=1.0
+            )
+            for name, dice in labels.items()
+            if not np.isnan(dice[i])
+        }
+        for i in range(n)
+    }
+    return summarise(rows, label_names=[*labels], tolerance_mm=1.0, missing=[])
+
+
+def test_a_label_in_few_cases_counts_as_much_as_one_in_all() -> None:
+    """Its loss vanishes in the mean over cases, but not in the mean Dice that the margin is about."""
+    rare = np.full(40, np.nan)
+    rare[:2] = 1
+    small = np.array([0.82, *np.linspace(0.80, 0.82, 38), 0.80])
+    taken, found = compare(
+        ["big", "small"],
+        [table(organ=np.full(40, 0.81), tumour=0.80 * rare), table(organ=small, tumour=0.45 * rare)],
+        [2.0, 1.0],
+    )
+    assert found[1].p_value >= 0.05
+    assert (taken, found[1].tied) == (0, False)
+
+
+def test_a_candidate_does_not_win_by_lacking_the_hard_case() -> None:
+    dice = np.array([0.05, *RNG.uniform(0.8, 0.9, 19)])
+    taken, found = compare(["all", "lacks"], [scores(dice), scores(dice[1:] - 0.009, first=1)], [2.0, 1.0])
+    assert found[1].mean_dice > found[0].mean_dice
+    assert taken == 0

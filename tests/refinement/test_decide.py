@@ -109,6 +109,13 @@ def test_an_honest_gain_is_that_of_the_cases():
     assert [step.labels for step in found.steps] == [["a"]]
 
 
+def test_with_a_single_fold_nothing_is_called_honest():
+    found = decide([case(ALONE_HELPS)], [0], names=("a",), overlapping=False)
+    assert found.honest.before == pytest.approx(16 / 24)
+    assert (found.honest.after, found.honest.ci95) == (None, None)
+    assert [step.labels for step in found.steps] == [["a"]]
+
+
 def test_cases_without_a_label_do_not_count_in_its_mean():
     nowhere, only_predicted = (0, *[(0, 0)] * 4), (0, (3, 0), (2, 0), (0, 0), (0, 0))
     counts = [case(SAME, nowhere), case(SAME, only_predicted), case(SAME, SAME)]

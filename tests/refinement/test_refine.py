@@ -166,3 +166,16 @@ def test_scores_without_any_dice_cannot_be_compared(world):
     candidate, _ = world("empty", [()], truth=[()])
     with pytest.raises(UsageError, match="no cross-validation has a Dice"):
         compare_candidates([candidate])
+
+
+def test_a_hole_that_one_step_leaves_and_the_next_fills_is_in_the_promise(world, blobs, scheme, tmp_path):
+    organ, tumour = (7, (1, 5, 1, 9, 1, 11)), (3, (1, 5, 9, 11, 1, 11))
+    speck, hole = (3, (2, 3, 3, 4, 3, 4)), (0, (3, 4, 5, 6, 5, 7))
+    candidate, truths = world("full", [(organ, tumour, speck, hole)] * 2, truth=[(organ, tumour)] * 2)
+    strategy = decided([candidate], truths, scheme)
+    assert {step.action for step in strategy.steps} == {"keep_largest", "fill_holes"}
+    written = {case: tmp_path / "written" / path.name for case, path in candidate.predictions.items()}
+    for case, source in candidate.predictions.items():
+        apply_to_file(FileJob(case=case, source=source, target=written[case], strategy=strategy))
+    scores, _ = evaluate(written, truths, labels=scheme, workers=0)
+    assert scores.mean_dice == pytest.approx(strategy.promised, abs=1e-12)

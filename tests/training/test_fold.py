@@ -306,6 +306,32 @@ def test_a_fold_of_which_nothing_is_kept_may_be_begun_with_other_settings(make_j
     assert train_fold(job)
 
 
+def test_a_signal_ends_a_training_whose_weights_are_not_finite(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(self: Run, path: Path, *, facts: dict) -> None:
+        raise Diverged("the weights are not finite")
+
+    def stop(done: int, total: int, text: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "save", diverge)
+    with pytest.raises(Interrupted):
+        train_fold(make_job(), progress=stop)
+
+
+def test_damaged_weights_without_a_state_are_not_to_be_deleted(make_job: MakeJob) -> None:
+    job = make_job(epochs=1)
+    train_fold(job)
+    path = job.folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="delete it: it is written again"):
+        train_fold(job)
+    (job.folder / STATE).unlink()
+    with pytest.raises(DataError, match="put a copy of it there"):
+        train_fold(job)
+
+
 def test_weights_that_are_not_finite_are_never_saved(make_job: MakeJob, tmp_path: Path) -> None:
     run, _ = one_run(make_job())
     with torch.no_grad():
