@@ -77,7 +77,7 @@ def find_best_configuration(
         dataset=dataset.name,
         labels=dataset.labels,
         annotated_classes=dataset.annotated_classes,
-        workers=few_workers(n_cases, workers),
+        workers=few_workers(n_cases, workers, volumes=_truths(dataset).values()),
         progress=CaseCounter(progress, "try postprocessing", n_cases),
     )
     problems += more
@@ -207,7 +207,7 @@ def _scored(
         tolerances_mm=dataset.json.tolerances_mm or {},
         lesions=dataset.json.lesions or (),
         columns=columns,
-        workers=few_workers(len(truths), workers),
+        workers=few_workers(len(truths), workers, volumes=truths.values()),
     )
     evaluation.write_scores(scores, folder)
     if not problems:

@@ -168,7 +168,7 @@ def _score(task: FoldTask, problems: Sequence[Problem] = ()) -> Scores:
         tolerances_mm=dataset.json.tolerances_mm or {},
         lesions=dataset.json.lesions or (),
         probabilities={case: t.probabilities for case, t in targets.items() if t.probabilities is not None},
-        workers=few_workers(len(cases), task.workers),
+        workers=few_workers(len(cases), task.workers, volumes=[t.labels for t in targets.values()]),
     )
     evaluation.write_scores(scores, job.folder / "validation")
     known = {problem.case for problem in problems}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
 from typing import Any
 
 from autoseg.core.dataset import Dataset
@@ -63,6 +65,9 @@ def pool_for(dataset: Dataset, workers: int | None, scheduler: str | None, *, de
     return WorkerPool(0 if scheduler else _workers_of(dataset, workers, device), scheduler=scheduler)
 
 
+LIBRARIES_GB, SCORING_BYTES = 0.5, 33  # per process; per voxel of two label volumes, their masks and numbered parts
+
+
 def check_pool(workers: int | None, scheduler: str | None) -> None:
     """Raises UsageError for a number of processes together with a cluster."""
     if scheduler is not None and workers is not None:
@@ -85,6 +90,16 @@ def _workers_of(dataset: Dataset, wanted: int | None, device: str) -> int:
     return workers
 
 
-def few_workers(n_cases: int, wanted: int | None) -> int:
-    """Worker processes for scoring: none for a few cases, which are done before a process has started."""
-    return wanted if wanted is not None else 0 if n_cases < 8 else workers_for(1.0)
+def few_workers(n_cases: int, wanted: int | None, *, volumes: Iterable[Path] = ()) -> int:
+    """Worker processes for scoring: none for a few cases, which are done before a process has started.
+
+    `volumes` are the label files, of which the largest in bytes says how much memory a process needs.
+    """
+    if wanted is not None or n_cases < 8:
+        return wanted or 0
+    largest = max((path for path in volumes if path.is_file()), key=lambda path: path.stat().st_size, default=None)
+    try:
+        voxels = 0 if largest is None else prod(read_geometry(largest).shape)
+    except DataError:  # it is reported with its case later
+        voxels = 0
+    return workers_for(max(1.0, LIBRARIES_GB + voxels * SCORING_BYTES / 1e9))

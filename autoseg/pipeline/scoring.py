@@ -57,7 +57,7 @@ def evaluate(
         lesions=declaration.lesions or (),
         columns=columns,
         probabilities=_probabilities(predictions, predicted),
-        workers=few_workers(len(truth), workers),
+        workers=few_workers(len(truth), workers, volumes=truth.values()),
     )
     evaluation.write_scores(scores, predictions)
     facts = {
