@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     n = parser.parse_args(words).gpus
     if n is not None and n > 1 and together.this_process() is None:
-        return together.start(n, words)
+        try:
+            return together.start(n, words)
+        except KeyboardInterrupt:  # while PyTorch is imported, which takes seconds
+            return 130
     if together.this_process() is not None:
         together.end_with_parent()
     code = run(parser, _act, words)
