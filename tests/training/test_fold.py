@@ -152,8 +152,9 @@ def test_a_simple_task_is_learnt(make_job: MakeJob, make_plan: MakePlan) -> None
         {},
         {"weight_average": 0.9, "warmup_steps": 5, "schedule": "cosine"},
         {"optimizer": "adamw", "learning_rate": 1e-3, "augmentation": False},
+        {"optimizer": "muon", "momentum": 0.95, "learning_rate": 0.05, "class_balance": True, "weight_average": 0.9},
     ],
-    ids=["sgd", "averaged", "adamw"],
+    ids=["sgd", "averaged", "adamw", "muon and fading balance"],
 )
 def test_a_resumed_fold_ends_with_the_same_bits(make_job: MakeJob, changes: dict) -> None:
     whole, broken = make_job("whole", **changes), make_job("broken", **changes)
