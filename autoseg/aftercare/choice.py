@@ -10,8 +10,7 @@ import numpy as np
 
 from autoseg import __version__, evaluation, prediction, refinement
 from autoseg.aftercare.delivery import write_ensemble
-from autoseg.core.case_table import NAME as CASE_TABLE
-from autoseg.core.case_table import read_case_table
+from autoseg.core.case_table import CASE_TABLE, read_case_table
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.files import content_key

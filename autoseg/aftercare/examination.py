@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from autoseg import __version__, prediction
-from autoseg.core.case_table import NAME as CASE_TABLE
-from autoseg.core.case_table import read_case_table
+from autoseg.core.case_table import CASE_TABLE, read_case_table
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import AutosegError, DataError, Problem, problems_of
 from autoseg.core.plan import Plan

@@ -56,8 +56,7 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
 
 def _pictures(dataset: Dataset, results: Path, target: Path) -> tuple[list[tuple[str, Path]], list[Problem]]:
     """Overlays of the best, the median and the worst of the validated cases, by mean Dice over labels."""
-    validated = fold_files(results, "validation/summary.json")
-    scores = [Scores.read(path) for fold, path in validated.items() if fold != "all"]
+    scores = _validated(results)
     means: dict[str, float] = {}
     for case, rows in (pair for one in scores for pair in one.cases.items()):
         known = [row.dice for row in rows.values() if row.dice is not None]
@@ -84,10 +83,15 @@ def _pictures(dataset: Dataset, results: Path, target: Path) -> tuple[list[tuple
     return pictures, problems
 
 
+def _validated(results: Path) -> list[Scores]:
+    """The scores of every fold of the cross-validation: what was trained on all cases was scored on them."""
+    validated = fold_files(results, "validation/summary.json")
+    return [Scores.read(path) for fold, path in validated.items() if fold != "all"]
+
+
 def _doubts(dataset: Dataset, results: Path, target: Path) -> tuple[list[tuple[list[str], Path | None]], list[Problem]]:
     """Labels that deserve a second look, the first few with a picture of where they disagree."""
-    validated = fold_files(results, "validation/summary.json")
-    scores = [Scores.read(path) for fold, path in validated.items() if fold != "all"]
+    scores = _validated(results)
     if not scores:
         return [], []
     predictions = validated_predictions(results, dataset.json.file_ending)

@@ -36,7 +36,5 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
 
     outcome = ensemble(args.sources, args.target, workers=args.workers, progress=ProgressDisplay())
     facts = outcome.facts
-    return (
-        outcome,
-        f"{options.counted(facts['ensembled'], 'case')} ensembled ({facts['ensembled_now']} now): {args.target}",
-    )
+    done = f"{options.counted(facts['ensembled'], 'case')} ensembled ({facts['ensembled_now']} now)"
+    return outcome, f"{done}: {args.target}"

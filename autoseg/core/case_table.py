@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoseg.core.errors import DataError, Problem
 
-NAME = "cases.csv"
+CASE_TABLE = "cases.csv"
 MOST_GROUPS = 12  # a column of more values, such as the age in years, makes no groups
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from autoseg import __version__, evaluation, training
-from autoseg.core.case_table import NAME as CASE_TABLE
-from autoseg.core.case_table import read_case_table
+from autoseg.core.case_table import CASE_TABLE, read_case_table
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import AutosegError, DataError, Problem, UsageError
 from autoseg.core.fingerprint import Fingerprint

@@ -40,11 +40,16 @@ class FoldTask:
     plugin: str | None = None
     probabilities: bool = False
 
+    def stored_probabilities(self, case: str) -> Path:
+        """The file for those of a validation case."""
+        return self.job.folder / "validation" / f"{case}{prediction.PROBABILITIES}"
+
     def target(self, case: str) -> prediction.Target:
-        """Files of a validation case."""
-        validation = self.job.folder / "validation"
-        stored = validation / f"{case}{prediction.PROBABILITIES}" if self.probabilities else None
-        return prediction.Target(labels=validation / f"{case}{self.dataset.json.file_ending}", probabilities=stored)
+        """Files of a validation case that are wanted."""
+        labels = self.job.folder / "validation" / f"{case}{self.dataset.json.file_ending}"
+        return prediction.Target(
+            labels=labels, probabilities=self.stored_probabilities(case) if self.probabilities else None
+        )
 
     @property
     def scores(self) -> Scores | None:
@@ -137,7 +142,7 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
     cases = [dataset.cases[case] for case in job.split.val]
     if not task.probabilities:  # those of earlier weights
         for case in cases:
-            (job.folder / "validation" / f"{case.id}{prediction.PROBABILITIES}").unlink(missing_ok=True)
+            task.stored_probabilities(case.id).unlink(missing_ok=True)
     problems: list[Problem] = []
     own = cases[processes.rank() :: processes.size()]
     jobs = {case.id: (prediction.Scan(id=case.id, images=case.images), task.target(case.id)) for case in own}
@@ -159,16 +164,17 @@ def _score(task: FoldTask, problems: Sequence[Problem] = ()) -> Scores:
     """Score the validation cases as they are predicted. Raises DataError for these problems, and for new ones."""
     dataset, job = task.dataset, task.job
     cases = [dataset.cases[case] for case in job.split.val]
-    targets = {case.id: task.target(case.id) for case in cases}
+    labels = {case.id: task.target(case.id).labels for case in cases}
+    stored = {case.id: task.stored_probabilities(case.id) for case in cases}
     scores, more = evaluation.evaluate(
-        {case: target.labels for case, target in targets.items()},
+        labels,
         {case.id: case.label for case in cases if case.label is not None},
         labels=dataset.labels,
         annotated_classes=dataset.annotated_classes,
         tolerances_mm=dataset.json.tolerances_mm or {},
         lesions=dataset.json.lesions or (),
-        probabilities={case: t.probabilities for case, t in targets.items() if t.probabilities is not None},
-        workers=few_workers(len(cases), task.workers, volumes=[t.labels for t in targets.values()]),
+        probabilities={case: path for case, path in stored.items() if path.is_file()},
+        workers=few_workers(len(cases), task.workers, volumes=labels.values()),
     )
     evaluation.write_scores(scores, job.folder / "validation")
     known = {problem.case for problem in problems}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from autoseg import evaluation, prediction, reporting
-from autoseg.core.case_table import NAME, read_case_table
+from autoseg.core.case_table import CASE_TABLE, read_case_table
 from autoseg.core.dataset import read_declaration
 from autoseg.core.errors import Problem, UsageError
 from autoseg.core.scores import Scores
@@ -46,7 +46,9 @@ def evaluate(
         truth = {case: path for case, path in truth.items() if case in asked}
         found = f"{others} of its cases were not part of this prediction"
         warnings.append(Problem(case="", file=str(truths), found=found, next="they are not scored"))
-    columns, doubts = read_case_table(case_table or declared / NAME, cases={*truth}, needed=case_table is not None)
+    columns, doubts = read_case_table(
+        case_table or declared / CASE_TABLE, cases={*truth}, needed=case_table is not None
+    )
     scores, problems = evaluation.evaluate(
         predicted,
         truth,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+
+import numpy as np
 
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.labels import LabelScheme
@@ -16,7 +17,7 @@ from autoseg.core.workers import failure, supervised_map
 from autoseg.refinement.apply import FileJob, apply, apply_to_file
 from autoseg.refinement.compare import compare
 from autoseg.refinement.count_case import Applied, Counts, Pair, count_pair, dice_after
-from autoseg.refinement.decide import decide
+from autoseg.refinement.decide import decide, mean_dice
 
 __all__ = ["Candidate", "FileJob", "apply", "apply_to_file", "compare_candidates", "refine"]
 
@@ -117,7 +118,8 @@ def refine(
     promised, steps = decided.promised, decided.steps
     if steps:
         readable = [Applied(pair=pair, steps=tuple(steps)) for pair in pairs if pair.case in counts]
-        promised = _mean_dice(outcome.result for outcome in supervised_map(dice_after, readable, workers=workers))
+        done = [outcome.result for outcome in supervised_map(dice_after, readable, workers=workers)]
+        promised = mean_dice(np.array([dice for dice in done if dice is not None]))
         if (promised or 0) < (decided.honest.before or 0):
             notes.append(f"the steps harm each other (mean Dice {promised}), so none is taken")
             promised, steps = decided.honest.before, []
@@ -134,11 +136,3 @@ def refine(
         notes=[*notes, *([NO_REGIONS] if labels.has_regions else [])],
     )
     return strategy, sorted(problems, key=lambda problem: problem.case)
-
-
-def _mean_dice(cases: Iterable[list[float | None] | None]) -> float | None:
-    """Mean over labels of their mean Dice over cases; None where no case has any."""
-    columns = zip(*(dice for dice in cases if dice is not None), strict=True)
-    known = [[dice for dice in column if dice is not None] for column in columns]
-    means = [statistics.fmean(column) for column in known if column]
-    return statistics.fmean(means) if means else None

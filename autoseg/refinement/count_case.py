@@ -89,8 +89,8 @@ class Applied:
         return self.pair.case
 
 
-def dice_after(job: Applied) -> list[float | None]:
-    """The Dice of every label once the steps are done, in the order of `LabelScheme.foreground`.
+def dice_after(job: Applied) -> NDArray[np.float64]:
+    """The Dice of every label once the steps are done, (labels) in the order of `LabelScheme.foreground`; as in Counts.
 
     Raises DataError as `count_pair` does.
     """
@@ -99,13 +99,13 @@ def dice_after(job: Applied) -> list[float | None]:
     predicted, _ = read_label_volume(pair.prediction, case=pair.case, labels=labels)
     treated = apply(job.steps, predicted, scheme=labels, voxel_ml=geometry.voxel_volume_ml)
     counted = labels.encode(truth) != len(labels.values)
-    found: list[float | None] = []
+    found = []
     for name, values in labels.foreground.items():
         a, b = (np.isin(volume, [*values]) & counted for volume in (truth, treated))
         total = np.count_nonzero(a) + np.count_nonzero(b)
         known = total > 0 and (pair.annotated is None or name in pair.annotated)
-        found.append(2 * np.count_nonzero(a & b) / total if known else None)
-    return found
+        found.append(2 * np.count_nonzero(a & b) / total if known else np.nan)
+    return np.array(found)
 
 
 def count_volumes(

@@ -94,7 +94,7 @@ def decide(counts: Sequence[Counts], folds: Sequence[int], *, names: Sequence[st
     trials = _trials(dice, chosen, names=names, overlapping=overlapping, accepted=accepted)
     return Decision(
         steps=[step for trial in trials if trial.accepted for step in trial.steps],
-        promised=_known(_mean(_means((chosen if accepted else plain).of(dice)))),
+        promised=mean_dice((chosen if accepted else plain).of(dice)),
         trials=trials,
         honest=honest,
     )
@@ -122,6 +122,11 @@ def _trials(dice: Dice, chosen: Choice, *, names: Sequence[str], overlapping: bo
 
 def _trial(steps: list[Step], before: float, after: float, *, accepted: bool) -> Trial:
     return Trial(steps=steps, accepted=accepted, dice=Change(before=_known(before), after=_known(after)))
+
+
+def mean_dice(dice: Dice) -> float | None:
+    """Mean over labels of their mean Dice over cases, from (cases, labels); None where no case has any."""
+    return _known(_mean(_means(dice)))
 
 
 def _means(dice: Dice) -> Dice:
