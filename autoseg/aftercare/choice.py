@@ -67,7 +67,7 @@ def find_best_configuration(
     scored = [[c.name, c.cost, c.scores.model_dump()] for c in candidates]
     made_from = content_key(scored, dataset.json.model_dump(), __version__)
     path = workspace.strategy(dataset.name)
-    if not problems and (known := _known(path)) is not None and known.made_from == made_from:
+    if not problems and (known := known_strategy(path)) is not None and known.made_from == made_from:
         return known, path, Outcome(facts={"decided_now": False, **known.model_dump(mode="json")})
     n_cases = len(refinement.compare_candidates(candidates)[0].scores.cases)
     strategy, more = refinement.refine(
@@ -91,7 +91,7 @@ def _truths(dataset: Dataset) -> dict[str, Path]:
     return {case.id: case.label for case in dataset.cases.values() if case.label is not None}
 
 
-def _known(path: Path) -> Strategy | None:
+def known_strategy(path: Path) -> Strategy | None:
     """The strategy that is there; None without one, or where an earlier version wrote it."""
     try:
         return Strategy.read(path)

@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="GB",
         help="main memory that the program may use (default: what is free); sums that do not fit go to a file in OUT",
     )
+    parser.add_argument("--report", action="store_true", help="also write OUT/report.html, a page to look at")
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
     parser.add_argument(
         "--precision",
@@ -172,6 +173,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         scheduler=args.scheduler,
         plugin=args.plugin,
         overwrite=args.overwrite,
+        report=args.report,
         part=part,
     )
     with _models(args, strategy) as models:

@@ -33,7 +33,7 @@ def seal(folder: Path, card: ModelCard) -> ModelCard:
     write_bytes(folder / TEXT, card.text.encode())
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != CARD)
     assert all(MEMBER.fullmatch(name) for name in names), names
-    whole = card.with_changes(files={name: _facts(folder / name) for name in names})
+    whole = card.with_changes(files={name: file_facts(folder / name) for name in names})
     whole.write(folder / CARD)
     return whole
 
@@ -89,7 +89,7 @@ def check(folder: Path) -> ModelCard:
     """Check every size and hash of a model folder. Raises DataError naming what differs."""
     card = read_card(folder / CARD)
     for name, facts in card.files.items():
-        if not (folder / name).is_file() or _facts(folder / name) != facts:
+        if not (folder / name).is_file() or file_facts(folder / name) != facts:
             refuse_file(folder / name, "is missing or not what the card says: it was damaged or changed", AGAIN)
     return card
 
@@ -125,7 +125,8 @@ def _defect_of_name(name: str) -> str:
     return "" if MEMBER.fullmatch(name) else "is nothing that a model consists of"
 
 
-def _facts(path: Path) -> FileFacts:
+def file_facts(path: Path) -> FileFacts:
+    """Size and SHA-256 of a file."""
     with open(path, "rb") as stream:
         return _copy(stream, None, most=path.stat().st_size)
 

@@ -83,6 +83,11 @@ def out_of_memory(error: Exception) -> str | None:
     return None
 
 
+def device_name(device: torch.device) -> str:
+    """What the device is called by its maker; of a CPU "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 def free_memory_gb(device: str | torch.device) -> float:
     """Memory that is free on a CUDA device."""
     return float(torch.cuda.mem_get_info(device)[0] / 1e9)

@@ -8,14 +8,13 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import torch
 
 from autoseg import planning, training
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.workers import available_memory_gb, supervised_map
-from autoseg.nets.device import choose_device, choose_precision, free_memory_gb
+from autoseg.nets.device import choose_device, choose_precision, device_name, free_memory_gb
 from autoseg.nets.memory import TrainingMemory
 from autoseg.pipeline.fitting import step_memory
 from autoseg.pipeline.outcome import Progress, silent
@@ -60,7 +59,7 @@ def cost_of(
         "memory": step_memory(plan, name, recipe, precision=precision, batch_size=configuration.batch_size),
         "precision": precision,
         "stored_gb": _stored_gb(plan, configuration, fingerprint),
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else str(where),
+        "device": device_name(where),
         "steps": round(recipe.epochs * (recipe.iterations + recipe.validation_batches / 3)),
         "samples": samples,
         "predicted_gb": predicted.total,

@@ -19,6 +19,7 @@ from autoseg.core.strategy import Step
 from autoseg.core.workers import WorkerPool
 from autoseg.nets.device import choose_device, out_of_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
+from autoseg.pipeline.prediction_report import write_prediction_report
 
 log = logging.getLogger(__name__)
 Result = dict[str, Any] | Exception
@@ -44,6 +45,7 @@ class PredictOptions:
     part: tuple[int, int] = (0, 1)
     scheduler: str | None = None
     steps: tuple[Step, ...] = ()  # postprocessing
+    report: bool = False  # a page of what was predicted
     plugin: str | None = None  # a module that registers variants, for workers elsewhere
 
 
@@ -123,11 +125,16 @@ def predict(
             record.add(name, key=keys[name], files=jobs[name][1].paths, facts=facts)
     warnings = record.finish(problems)
     failed = {p.case for p in problems} & {scan.id for scan in scans}
+    page = None
+    if options.report:
+        page, lost = write_prediction_report(target, scans, members, record.value, [*problems, *warnings])
+        warnings += lost
     summary = {
         "predicted": len(scans) - len(failed),
         "predicted_now": len(jobs) - len(failed & jobs.keys()),
         "folds": list(members[0].folds),
         "output": str(target),
+        **({"report": str(page)} if page is not None else {}),
     }
     return Outcome(facts=summary, problems=problems, warnings=warnings)
 

@@ -33,7 +33,7 @@ class Plane(NamedTuple):
 
 
 # In canonical orientation x runs to the patient's left, y to the back, z up: the patient's right lies left.
-_PLANES = (
+PLANES = (
     Plane("axial", 0, 1, 2, False, "R", "A"),
     Plane("coronal", 1, 0, 2, True, "R", "S"),
     Plane("sagittal", 2, 0, 1, True, "A", "S"),
@@ -52,7 +52,6 @@ def overlay_picture(
     spacing_mm: tuple[float, float, float],
     path: Path,
     title: str,
-    focus: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write a PNG of the three planes that show most of the labels, zoomed to them, all at one scale in mm.
 
@@ -64,17 +63,14 @@ def overlay_picture(
         spacing_mm: (z, y, x).
         path: the PNG file.
         title: line above the picture.
-        focus: (Z, Y, X), what the planes shall show most of instead.
     """
     volumes = [predicted] if truth is None else [truth, predicted]
     assert {volume.shape for volume in volumes} == {image.shape}, [image.shape, *(v.shape for v in volumes)]
-    centre, box = _centre_and_box(volumes, labels=labels, spacing_mm=spacing_mm)
-    if focus is not None and focus.any():
-        centre = [int(focus.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
-    thick = [plane for plane in _PLANES if image.shape[plane.row] > 1 and image.shape[plane.column] > 1]
-    planes = thick or [_PLANES[0]]
+    centre, box = centre_and_box(volumes, labels=labels, spacing_mm=spacing_mm)
+    thick = [plane for plane in PLANES if image.shape[plane.row] > 1 and image.shape[plane.column] > 1]
+    planes = thick or [PLANES[0]]
     cuts = [[_cut(volume, plane, centre=centre, box=box) for volume in (image, *volumes)] for plane in planes]
-    low, high = _window(cuts, [(spacing_mm[plane.row], spacing_mm[plane.column]) for plane in planes])
+    low, high = grey_window(cuts, [(spacing_mm[plane.row], spacing_mm[plane.column]) for plane in planes])
     size_mm = [(stop - start) * step for (start, stop), step in zip(box, spacing_mm, strict=True)]
     masks_seen = [mask for _, *masks in cuts for mask in masks]
     seen = [name for name in labels.foreground if any(labels.mask(mask, name).any() for mask in masks_seen)]
@@ -91,7 +87,7 @@ def overlay_picture(
     write_png(figure, path)
 
 
-def _centre_and_box(
+def centre_and_box(
     volumes: list[Voxels], *, labels: LabelScheme, spacing_mm: tuple[float, float, float]
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """The slice per axis that shows most, and the box around all labels; without any, the middle and all.
@@ -114,6 +110,11 @@ def _centre_and_box(
     return [int(weight.argmax()) for weight in weights], box
 
 
+def slice_of_most(mask: NDArray[np.bool_]) -> list[int]:
+    """Per axis the slice with most voxels of a mask (Z, Y, X)."""
+    return [int(mask.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+
+
 def _voxels_per_slice(volume: Voxels, *, labels: LabelScheme) -> list[NDArray[np.int64]]:
     """Per axis an array (slices, values inside) of voxel counts: one pass whatever the number of labels."""
     n_values = len(labels.values) + 1  # the last one is what is ignored
@@ -134,7 +135,7 @@ def _cut(volume: Voxels, plane: Plane, *, centre: list[int], box: list[tuple[int
     return flat
 
 
-def _window(cuts: list[list[Voxels]], steps_mm: list[tuple[float, float]]) -> tuple[float, float]:
+def grey_window(cuts: list[list[Voxels]], steps_mm: list[tuple[float, float]]) -> tuple[float, float]:
     """Grey values shown as black and white: what lies in and around the labels, without its few extremes.
 
     Air and table would otherwise leave a CT without contrast, and a bright vessel an MR.

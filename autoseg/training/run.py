@@ -21,9 +21,10 @@ from autoseg.core.errors import DeviceError
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.records import parse
+from autoseg.core.versions import versions_here
 from autoseg.io.weights import by_prefix, load_weights, save_weights
 from autoseg.nets.build import build_network, channels_last
-from autoseg.nets.device import autocast, choose_precision
+from autoseg.nets.device import autocast, choose_precision, device_name
 from autoseg.ops.stage_input import one_hot
 from autoseg.training import processes
 from autoseg.training.augmentation import AugmentationRules, augment, centre_crop, perturb
@@ -273,6 +274,7 @@ class Run:
             facts = {
                 **facts,
                 "autoseg_version": __version__,
+                "made_with": {**versions_here(), "device": device_name(self.device), "precision": self.precision},
                 "recipe": self.recipe.model_dump(),
                 "epoch": self.at.epoch,
             }

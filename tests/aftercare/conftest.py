@@ -88,7 +88,8 @@ class World:
         folder = self.model(configuration) / f"fold_{fold}"
         recipe = RECIPES["quick"].with_changes(name="mine", epochs=epochs)
         recipe.write(folder / "recipe.json")
-        rows = [{"epoch": n, "train_loss": -0.5, "val_loss": -0.4, "seconds": 3.0} for n in range(done)]
+        row = {"train_loss": -0.5, "val_loss": -0.4, "pseudo_dice_mean": 0.5, "seconds": 3.0, "data_wait_share": 0.0}
+        rows = [{"epoch": n, **row} for n in range(done)]
         (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         Model(configuration=configuration, plan=self.plan, autoseg_version=__version__).write(
             self.model(configuration) / "model.json"

@@ -5,7 +5,7 @@ import pytest
 
 from autoseg.core.labels import LabelScheme
 from autoseg.reporting import overlay, overlay_picture
-from autoseg.reporting.overlay import _centre_and_box, _outline, _window
+from autoseg.reporting.overlay import _outline, centre_and_box, grey_window
 
 LABELS = LabelScheme(declared={"background": 0, "organ": 1, "tumour": 5})
 
@@ -56,7 +56,7 @@ def test_every_panel_has_the_physical_aspect_of_its_plane(volumes, figures, tmp_
 def test_planes_cut_the_small_tumour_and_show_the_image_there(volumes, figures, tmp_path):
     image, truth, predicted = volumes
     draw(*volumes, tmp_path, spacing_mm=(5.0, 2.0, 2.0))
-    centre, box = _centre_and_box([truth, predicted], labels=LABELS, spacing_mm=(5.0, 2.0, 2.0))
+    centre, box = centre_and_box([truth, predicted], labels=LABELS, spacing_mm=(5.0, 2.0, 2.0))
     assert truth[tuple(centre)] == 5
     axial = figures[0].axes[0].images[0].get_array()
     np.testing.assert_array_equal(axial, image[centre[0], slice(*box[1]), slice(*box[2])])
@@ -64,7 +64,7 @@ def test_planes_cut_the_small_tumour_and_show_the_image_there(volumes, figures, 
 
 def test_view_keeps_a_margin_in_mm_and_ends_at_the_image(volumes):
     _, truth, predicted = volumes
-    _, box = _centre_and_box([truth, predicted], labels=LABELS, spacing_mm=(5.0, 2.0, 1.0))
+    _, box = centre_and_box([truth, predicted], labels=LABELS, spacing_mm=(5.0, 2.0, 1.0))
     assert box == [(0, 12), (10, 50), (10, 80)]
 
 
@@ -130,7 +130,7 @@ def test_window_ignores_voxels_far_from_the_labels_and_single_extremes():
     mask[40:60, 40:60] = 1
     grey[30:70, 30:70] = np.random.default_rng(0).uniform(0, 100, (40, 40))
     grey[50, 50] = 1.7e6
-    low, high = _window([[grey, mask]], [(1.0, 1.0)])
+    low, high = grey_window([[grey, mask]], [(1.0, 1.0)])
     assert -20 < low < 10
     assert 90 < high < 120
 

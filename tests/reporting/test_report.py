@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from autoseg.core.errors import Problem
 from autoseg.core.fingerprint import Fingerprint, Intensities, LabelStatistics
 from autoseg.core.plan import Configuration, NetworkSpec, Plan
-from autoseg.core.scores import LabelScores, Scores, Summary
-from autoseg.reporting import report, report_page
+from autoseg.core.scores import Equity, Group, LabelScores, Scores, Summary
+from autoseg.core.strategy import Change, Comparison, Honest, Member, Step, Strategy, Trial
+from autoseg.reporting import Contents, report, report_page
 
 NASTY = "<script>alert('$title')</script> & co"
 
@@ -27,7 +29,7 @@ class Checker(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         self.sources += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -79,6 +81,7 @@ def fingerprint() -> Fingerprint:
         shapes_after_crop=[(20, 64, 64), (30, 60, 62)],
         foreground_intensity_properties_per_channel={"0": intensities},
         median_relative_size_after_cropping=1.0,
+        ranges={"0": [(-1000.0, 900.0), (-1024.0, 30000.0)]},
         labels={"liver": LabelStatistics(cases=2, mean_volume_ml=1432.0, mean_side_mm=-40.0)},
     )
 
@@ -99,8 +102,52 @@ def scores() -> Scores:
     )
 
 
-def page(path, **content) -> tuple[Checker, str]:
-    report_page(path, **content)
+@pytest.fixture
+def strategy() -> Strategy:
+    members = [Member(planner="default", configuration="3d_fullres"), Member(planner="default", configuration="2d")]
+    step = Step(action="keep_largest", labels=["liver"])
+    change = Change(before=0.9, after=0.91)
+    best = {"cases": 2, "mean_dice": 0.91, "difference": None, "ci95": None, "p_value": None}
+    other = {"cases": 2, "mean_dice": 0.9, "difference": -0.01, "ci95": (-0.03, 0.01), "p_value": 0.4}
+    return Strategy(
+        dataset="Dataset001_A",
+        members=members,
+        labels={"background": 0, "liver": 1, "tumour": 2},
+        steps=[step],
+        promised=0.9123,
+        nested=Honest(cases=2, before=0.9, after=0.905, ci95=(0.001, 0.01)),
+        evidence=[Trial(steps=[step], accepted=True, dice=change)],
+        compared=[
+            Comparison(name="default__3d_fullres", tied=True, cost=1.0, **other),
+            Comparison(name="default__3d_fullres+default__2d", tied=True, cost=1.4, **best),
+        ],
+        notes=["a note about it"],
+    )
+
+
+@pytest.fixture
+def contents(plan, fingerprint, scores, strategy) -> Contents:
+    rows = [{"epoch": 0, "train_loss": 0.1, "seconds": 60.0, "data_wait_share": 0.5}]
+    return Contents(
+        title=NASTY,
+        plan=plan,
+        fingerprint=fingerprint,
+        logs={"0": rows, "1": rows},
+        scores=scores,
+        folds={NASTY: "1"},
+        viewers=["<p>best case</p>"],
+        doubts=[[NASTY, "liver", "0.1", "0.9", "8.0", "drawn, and not predicted at all"]],
+        doubtful=["<p>doubtful case</p>"],
+        strategy=strategy,
+        problems=[Problem(case="lost_case", file="lost.nii.gz", found="is damaged", next="copy it again")],
+        versions=[("torch", "2.0")],
+        hashes=[("fold_0/weights.safetensors", "a" * 64)],
+        runs=[("fold 0", "recipe quick, seed 7")],
+    )
+
+
+def page(path, contents) -> tuple[Checker, str]:
+    report_page(path, contents)
     html = path.read_text(encoding="utf-8")
     checker = Checker()
     checker.feed(html)
@@ -108,19 +155,8 @@ def page(path, **content) -> tuple[Checker, str]:
     return checker, html
 
 
-def test_page_holds_everything_and_refers_to_nothing_outside(plan, fingerprint, scores, tmp_path):
-    picture = tmp_path / "best.png"
-    picture.write_bytes(b"\x89PNG not really")
-    rows = [{"epoch": 0, "train_loss": 0.1, "seconds": 60.0, "data_wait_share": 0.5}]
-    checker, html = page(
-        tmp_path / "report.html",
-        dataset=NASTY,
-        plan=plan,
-        fingerprint=fingerprint,
-        logs={"0": rows, "1": rows},
-        scores=scores,
-        pictures=[(f"best: {NASTY}", picture)],
-    )
+def test_page_holds_everything_and_refers_to_nothing_outside(contents, tmp_path):
+    checker, html = page(tmp_path / "report.html", contents)
     text = " ".join(checker.text)
     for expected in (
         "16 × 32 × 48",
@@ -129,17 +165,60 @@ def test_page_holds_everything_and_refers_to_nothing_outside(plan, fingerprint, 
         "1432",
         "3 × 0.85 × 0.85",
         "0.9123",
+        "1 cases of fold 1.",
+        "best case",
+        "drawn, and not predicted at all",
+        "doubtful case",
+        "Chosen: default__3d_fullres+default__2d",
+        "largest part of liver",
+        "0.9000 before and 0.9050 after postprocessing (2 cases, 95 % interval of the gain +0.0010 to +0.0100)",
+        "-0.0300 to +0.0100",
+        "a note about it",
+        "is damaged",
+        "copy it again",
+        "recipe quick, seed 7",
+        "a" * 64,
+        "Fold 1: 1 epochs",
+        "50% of it waiting",
+        "lost_case",
     ):
         assert expected in text
-    assert "Fold 1: 1 epochs" in text
-    assert "50% of it waiting" in text
-    assert "lost_case" in text
-    assert len(checker.sources) == 3
-    assert all(source.startswith("data:image/png;base64,") for source in checker.sources)
-    assert base64.b64decode(checker.sources[-1].partition(",")[2]) == picture.read_bytes()
-    assert "script" not in checker.tags
-    assert not re.search(r"https?:|url\(|@import", html)
-    assert NASTY in text
+    pictures = [source for source in checker.sources if not source.startswith("#")]
+    assert len(pictures) == 1 + 2 + 2 + 1  # the data set, Dice and its size, two curves, and an empty icon
+    assert all(source.startswith("data:") for source in pictures)
+    assert not re.search(r"https?:|@import|url\((?!data:)", html)
+    assert NASTY in text  # as text, not as a script
+    assert html.count("<script>") == 1
+
+
+def test_the_chosen_model_stands_out(contents, tmp_path):
+    _, html = page(tmp_path / "report.html", contents)
+    assert re.findall(r'<tr class="chosen"><td>(.*?)</td>', html) == ["default__3d_fullres+default__2d"]
+
+
+def test_without_a_strategy_the_cross_validations_stand_side_by_side(contents, tmp_path):
+    others = [("default__2d", 0.8, 5), ("default__3d_fullres", None, 5)]
+    checker, _ = page(tmp_path / "report.html", replace(contents, strategy=None, others=others))
+    text = " ".join(checker.text)
+    assert "default__2d 0.8000 5" in re.sub(r"\s+", " ", text)
+    assert "autoseg_find_best_configuration compares them" in text
+
+
+def test_of_very_many_rows_those_with_the_lowest_dice_are_kept(contents, scores, monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "MOST_ROWS", 3)
+    row = scores.cases[NASTY]["liver"]
+    cases = {f"case_{n}": {"liver": row.with_changes(dice=n / 10)} for n in (5, 9, 1, 7, 3)}
+    checker, html = page(tmp_path / "r.html", replace(contents, scores=scores.with_changes(cases=cases)))
+    table = html[html.index("Per case and label") : html.index('id="cases"')]
+    assert re.findall(r"<tr><td>(case_\d)</td>", table) == ["case_1", "case_3", "case_5"]
+    assert "The 3 rows with the lowest Dice of 5" in " ".join(checker.text)
+
+
+def test_groups_of_cases_are_compared(contents, scores, tmp_path):
+    group = Group(cases=2, mean_dice=0.9, dice={})
+    equity = Equity(groups={"A": group, "B": group.with_changes(mean_dice=0.8)}, gap=0.1, equity_scaled=0.75)
+    checker, _ = page(tmp_path / "r.html", replace(contents, scores=scores.with_changes(equity={"site": equity})))
+    assert "site: gap 0.1000, equity-scaled Dice 0.7500." in " ".join(checker.text)
 
 
 def test_curves_are_named_in_the_order_of_dataset_json_as_the_log_has_them(plan, monkeypatch):
@@ -151,9 +230,8 @@ def test_curves_are_named_in_the_order_of_dataset_json_as_the_log_has_them(plan,
 
 
 def test_page_says_what_is_not_there_yet(plan, tmp_path):
-    checker, _ = page(tmp_path / "r.html", dataset="A", plan=plan, fingerprint=None, logs={}, scores=None, pictures=[])
+    checker, _ = page(tmp_path / "r.html", Contents(title="A", plan=plan))
     text = " ".join(checker.text)
-    assert "no trained fold yet" in text
-    assert "no cross-validation yet" in text
-    assert "no picture yet" in text
+    for missing in ("no trained fold yet", "No cross-validation yet", "no picture yet", "There are none."):
+        assert missing in text
     assert "16 × 32 × 48" in text

@@ -1,0 +1,109 @@
+"""report.html of a folder of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg import prediction, reporting
+from autoseg.core.errors import AutosegError, Problem
+from autoseg.core.versions import versions_here
+from autoseg.io.images import read_volume
+from autoseg.io.model_file import file_facts
+
+MOST_PICTURES = 12  # cases to leaf through
+SLICES = 16  # of each plane
+
+
+def write_prediction_report(
+    target: Path,
+    scans: Sequence[prediction.Scan],
+    members: Sequence[prediction.Ensemble],
+    record: Mapping[str, Any],
+    problems: Sequence[Problem],
+) -> tuple[Path, list[Problem]]:
+    """Write report.html beside the predictions: all cases in numbers, the most doubtful ones in pictures.
+
+    Args:
+        target: folder of the predictions.
+        scans: what was to be predicted.
+        members: the models.
+        record: what prediction.json says.
+        problems: failures and warnings.
+
+    Returns:
+        (the page, what could not be drawn).
+    """
+    cases = [_case(name, entry) for name, entry in record["cases"].items()]
+    by_id = {scan.id: scan for scan in scans}
+    viewers, lost = [], []
+    for case in sorted((case for case in cases if case.case in by_id), key=_trusted_least)[:MOST_PICTURES]:
+        try:
+            if viewer := _viewer(by_id[case.case], case, target, members[0]):
+                viewers.append(viewer)
+        except (AutosegError, OSError) as error:
+            lost.append(Problem(case=case.case, found=f"could not be drawn: {error}", next="predict it again"))
+    path = target / "report.html"
+    folds = "; ".join(f"{member.name}: {', '.join(member.folds)}" for member in members)
+    made_with = [("model", str(record["model"])), ("folds", folds)]
+    made_with += [(name, str(value)) for name, value in record["options"].items()]
+    weights = [file for member in members for file in member.files]
+    reporting.prediction_page(
+        path,
+        title=f"Predictions of {members[0].plan.dataset}",
+        cases=cases,
+        problems=[*problems, *lost],
+        viewers=viewers,
+        made_with=made_with,
+        versions=[*versions_here().items()],
+        hashes=[("/".join(file.parts[-3:]), file_facts(file).sha256) for file in weights],
+    )
+    return path, lost
+
+
+def _case(name: str, entry: Mapping[str, Any]) -> reporting.PredictedCase:
+    trust = entry.get("trust") or {}
+    return reporting.PredictedCase(
+        case=name,
+        seconds=entry["seconds"],
+        volumes_ml=entry["volumes_ml"],
+        warnings=entry["warnings"],
+        expected_dice=trust.get("mean_expected_dice"),
+        unusual=trust.get("out_of_distribution"),
+        hashes=entry["files"],
+    )
+
+
+def _trusted_least(case: reporting.PredictedCase) -> tuple[float, float, int, str]:
+    """Sorts the cases that deserve a look first."""
+    expected = 1.0 if case.expected_dice is None else case.expected_dice
+    return expected, -(case.unusual or 0.0), -len(case.warnings), case.case
+
+
+def _viewer(
+    scan: prediction.Scan, case: reporting.PredictedCase, target: Path, member: prediction.Ensemble
+) -> str | None:
+    """The case to leaf through; None where its labels are no image file (DICOM SEG)."""
+    files = [
+        target / name for name in case.hashes if not name.endswith((prediction.DICOM_SEG, prediction.PROBABILITIES))
+    ]
+    if not files:
+        return None
+    loaded = scan.read()
+    voxels, geometry = read_volume(files[0], case=case.case)
+    labels = geometry.orientation.apply(voxels)
+    caption = case.case
+    if case.expected_dice is not None:
+        caption += f", expected Dice {case.expected_dice:.3f}"
+    return reporting.case_viewer(
+        caption,
+        np.asarray(loaded.image[0]),
+        None,
+        labels,
+        labels=member.plan.scheme,
+        spacing_mm=loaded.geometry.canonical.spacing_mm,
+        most_slices=SLICES,
+    )

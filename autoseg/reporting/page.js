@@ -1,0 +1,88 @@
+// Tables that sort and filter, and sliders through slices. A browser without scripts shows the same page, standing still.
+"use strict";
+
+const numberIn = (text) => (/^[-+]?[\d.]/.test(text) ? parseFloat(text) : NaN);
+
+function sortRows(table, column, descending) {
+  const key = (row) => row.cells[column].textContent.trim();
+  const rows = [...table.tBodies[0].rows];
+  const numeric = rows.some((row) => !Number.isNaN(numberIn(key(row))));
+  const empty = (text) => text === "-" || text === "" || (numeric && Number.isNaN(numberIn(text)));
+  rows.sort((one, other) => {
+    const [a, b] = [key(one), key(other)];
+    if (empty(a) || empty(b)) return empty(a) - empty(b); // whatever the direction, nothing comes last
+    const order = numeric ? numberIn(a) - numberIn(b) : a.localeCompare(b, undefined, { numeric: true });
+    return descending ? -order : order;
+  });
+  table.tBodies[0].append(...rows);
+}
+
+function makeSortable(table) {
+  const headers = [...table.tHead.rows[0].cells];
+  headers.forEach((header, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = header.textContent;
+    header.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const descending = header.getAttribute("aria-sort") === "ascending";
+      headers.forEach((other) => other.removeAttribute("aria-sort"));
+      header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+      sortRows(table, column, descending);
+    });
+  });
+}
+
+// What is typed is words that a row must hold, or a comparison such as "Dice < 0.8"; both can be joined by commas.
+function matcher(text, names) {
+  const tests = text.split(",").map((part) => part.trim()).filter(Boolean).map((part) => {
+    const compared = part.match(/^(.+?)\s*([<>])\s*(-?[\d.]+)$/);
+    const column = compared ? names.indexOf(compared[1].trim().toLowerCase()) : -1;
+    if (column < 0) return (row) => row.textContent.toLowerCase().includes(part.toLowerCase());
+    const limit = parseFloat(compared[3]);
+    const value = (row) => numberIn(row.cells[column].textContent.trim());
+    return (row) => (compared[2] === "<" ? value(row) < limit : value(row) > limit);
+  });
+  return (row) => tests.every((test) => test(row));
+}
+
+function makeFilterable(line, table) {
+  const [input, told] = [line.querySelector("input"), line.querySelector("output")];
+  const rows = [...table.tBodies[0].rows];
+  const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim().toLowerCase());
+  line.style.display = "block";
+  const apply = () => {
+    const matches = matcher(input.value, names);
+    let shown = 0;
+    for (const row of rows) {
+      row.hidden = !matches(row);
+      shown += !row.hidden;
+    }
+    told.textContent = `${shown} of ${rows.length}`;
+  };
+  input.addEventListener("input", apply);
+  apply();
+}
+
+function makeSlider(plane) {
+  const [slider, told] = [plane.querySelector("input"), plane.querySelector("output")];
+  const numbers = plane.dataset.slices.split(" ");
+  const show = () => {
+    const share = numbers.length > 1 ? slider.value / (numbers.length - 1) : 0;
+    plane.querySelectorAll(".layer").forEach((layer) => { layer.style.backgroundPositionY = `${100 * share}%`; });
+    told.textContent = `slice ${numbers[slider.value]} of ${plane.dataset.of}`;
+  };
+  slider.addEventListener("input", show);
+}
+
+for (const line of document.querySelectorAll(".filter")) {
+  const table = line.parentElement.querySelector("table");
+  makeFilterable(line, table);
+}
+document.querySelectorAll("table.sortable").forEach(makeSortable);
+document.querySelectorAll(".plane").forEach(makeSlider);
+for (const box of document.querySelectorAll(".viewer input[type=checkbox]")) {
+  box.addEventListener("change", () => {
+    box.closest(".viewer").classList.toggle(`no-${box.name}`, !box.checked);
+  });
+}
