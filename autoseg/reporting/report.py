@@ -258,7 +258,8 @@ def _scored(scores: Scores, folds: Mapping[str, str]) -> list[str]:
     parts += [heading("Per case and label"), _per_case_and_label(scores), *_equity(scores)]
     undefined = {name: summary["n_undefined_hd95"].cases for name, summary in scores.summary.items()}
     counts = ", ".join(f"{name}: {count}" for name, count in undefined.items() if count) or "none"
-    return [*parts, paragraph(f"NSD at {scores.tolerance_mm:g} mm. {scores.rules} Here {counts}.", kind="note")]
+    told = f"NSD at {scores.tolerance_mm:g} mm. Cases with exactly one empty mask: {counts}."
+    return [*parts, paragraph(f"{told} {scores.rules}", kind="note")]
 
 
 def _per_label(scores: Scores) -> str:
