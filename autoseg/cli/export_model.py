@@ -25,12 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-c",
         dest="configurations",
         nargs="+",
-        default=["3d_fullres"],
         metavar="NAME",
-        help="configurations whose probabilities are averaged (default: 3d_fullres)",
+        help="configurations whose probabilities are averaged (default: what strategy.json of the data set says, "
+        "with its postprocessing, else 3d_fullres)",
     )
     parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="folds (default: all trained)")
     options.add_planner(parser)
+    parser.set_defaults(planner=None)
     options.add_words(parser)
     options.add_container(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace MODEL.zip; a folder never is")
@@ -38,15 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
-    from autoseg.pipeline import export_model
+    from autoseg.pipeline import chosen_strategy, export_model, strategy_models
 
     workspace, name = options.workspace(args), options.dataset_name(args)
-    models = [workspace.model(name, args.planner, configuration) for configuration in args.configurations]
+    strategy = None if args.configurations or args.planner else chosen_strategy(workspace, name)
+    if strategy is not None:
+        models = strategy_models(workspace, strategy)
+    else:
+        planner, configurations = args.planner or "default", args.configurations or ["3d_fullres"]
+        models = [workspace.model(name, planner, configuration) for configuration in configurations]
     outcome = export_model(
         models,
         args.target,
         folds=args.folds,
         words=options.words(args),
+        steps=() if strategy is None else strategy.steps,
         container=args.container,
         overwrite=args.overwrite,
     )

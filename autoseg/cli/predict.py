@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -15,10 +14,7 @@ from autoseg.cli.progress import ProgressDisplay
 from autoseg.cli.run import run
 
 if TYPE_CHECKING:
-    from autoseg.core.strategy import Strategy
-    from autoseg.pipeline import Outcome
-
-log = logging.getLogger(__name__)
+    from autoseg.pipeline import OpenedModel, Outcome
 
 FORMATS = {"nii.gz": ".nii.gz", "nii": ".nii", "nrrd": ".nrrd", "mha": ".mha", "dicom_seg": ".dcm"}
 
@@ -105,37 +101,19 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _models(args: argparse.Namespace, strategy: Strategy | None) -> AbstractContextManager[list[Path]]:
-    """The folders of the models that -m, the strategy, or -d and -c name."""
-    from autoseg.pipeline import opened_model
+def _models(args: argparse.Namespace) -> AbstractContextManager[OpenedModel]:
+    """What -m, the strategy of the data set, or -d and -c name."""
+    from autoseg.pipeline import OpenedModel, chosen_strategy, opened_model, strategy_models
 
     if args.model is not None:
         return opened_model(args.model, configurations=args.configurations)
     workspace, name = options.workspace(args), options.dataset_name(args)
+    strategy = None if args.configurations or args.planner else chosen_strategy(workspace, name)
     if strategy is not None:
-        return nullcontext([workspace.model(name, m.planner, m.configuration) for m in strategy.members])
+        return nullcontext(OpenedModel(folders=strategy_models(workspace, strategy), steps=tuple(strategy.steps)))
     planner = args.planner or "default"
-    return nullcontext([workspace.model(name, planner, c) for c in args.configurations or ["3d_fullres"]])
-
-
-def _strategy(args: argparse.Namespace) -> Strategy | None:
-    """What autoseg_find_best_configuration has decided, unless the options choose a model."""
-    from autoseg.core.errors import DataError
-    from autoseg.core.strategy import Strategy
-
-    if args.model is not None or args.configurations or args.planner:
-        return None
-    path = options.workspace(args).strategy(options.dataset_name(args))
-    if not path.is_file():
-        return None
-    try:
-        strategy = Strategy.read(path)
-    except DataError as error:
-        todo = "run autoseg_find_best_configuration again, or choose a model with -c"
-        raise DataError([replace(problem, next=todo) for problem in error.problems[:1]]) from error
-    steps = "; ".join(step.sentence for step in strategy.steps) or "no postprocessing"
-    log.info("following %s: %s; %s (-c chooses otherwise)", path, strategy.name, steps)
-    return strategy
+    folders = [workspace.model(name, planner, c) for c in args.configurations or ["3d_fullres"]]
+    return nullcontext(OpenedModel(folders=folders))
 
 
 def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
@@ -158,9 +136,7 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         raise UsageError("the workers of a cluster need a folder that all of them see; autoseg_import_model makes one")
     if args.max_memory_gb is not None and not args.max_memory_gb > 0:
         raise UsageError(f"--max_memory_gb is {args.max_memory_gb}; give a number above 0")
-    strategy = _strategy(args)
     wanted = PredictOptions(
-        steps=() if strategy is None else tuple(strategy.steps),
         folds=None if args.folds is None else tuple(args.folds),
         weights=args.weights,
         step=args.step,
@@ -176,9 +152,10 @@ def _act(args: argparse.Namespace) -> tuple[Outcome, str]:
         report=args.report,
         part=part,
     )
-    with _models(args, strategy) as models:
+    with _models(args) as model:
         called = None if args.model is None else str(args.model)
-        outcome = predict(models, args.source, args.target, wanted, called=called, progress=ProgressDisplay())
+        wanted = replace(wanted, steps=model.steps)
+        outcome = predict(model.folders, args.source, args.target, wanted, called=called, progress=ProgressDisplay())
     facts = outcome.facts
     done = f"{options.counted(facts['predicted'], 'case')} predicted ({facts['predicted_now']} now)"
     folds = f"fold{'s' * (len(facts['folds']) > 1)} {', '.join(facts['folds'])}"

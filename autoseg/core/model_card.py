@@ -8,6 +8,7 @@ from pydantic import Field
 
 from autoseg.core.declaration import Labels
 from autoseg.core.records import Record
+from autoseg.core.strategy import Step
 
 
 class FileFacts(Record):
@@ -28,6 +29,7 @@ class CardScores(Record):
 class ModelCard(Record):
     """card.json of a model file.
 
+    `steps` of postprocessing follow its predictions, where the whole model is used.
     `configurations` are the folders (planner__configuration) whose probabilities are averaged; further folders are
     earlier stages of cascades. `files` lists every file but card.json. `training_cases` is None where nobody knows.
     """
@@ -44,6 +46,7 @@ class ModelCard(Record):
     channel_names: list[str]
     labels: Labels
     training_cases: int | None = None
+    steps: list[Step] = Field(default_factory=list)
     scores: dict[str, CardScores] = Field(default_factory=dict)
     files: dict[str, FileFacts] = Field(default_factory=dict)
 
@@ -73,6 +76,8 @@ class ModelCard(Record):
             lines += ["| structure | Dice |", "| --- | --- |"]
             lines += [f"| {label} | {'-' if dice is None else f'{dice:.3f}'} |" for label, dice in scores.dice.items()]
             lines.append("")
+        if self.steps:
+            lines += [f"Postprocessing: {'; '.join(step.sentence for step in self.steps)}.", ""]
         lines += ["Use it with `autoseg_predict -m THIS_FILE -i IN -o OUT`.", ""]
         lines += ["Research software: it is no medical device. Do not treat patients by its results.", ""]
         return "\n".join(lines)

@@ -19,10 +19,19 @@ if TYPE_CHECKING:
     from autoseg.pipeline.predicting import PredictOptions, predict
     from autoseg.pipeline.preparing import current_splits, extract_fingerprint, plan_and_preprocess, preprocess
     from autoseg.pipeline.scoring import evaluate, show_predictions
-    from autoseg.pipeline.sharing import Words, export_model, import_model, opened_model
+    from autoseg.pipeline.sharing import (
+        OpenedModel,
+        Words,
+        chosen_strategy,
+        export_model,
+        import_model,
+        opened_model,
+        strategy_models,
+    )
 
 __all__ = [
     "CaseCounter",
+    "OpenedModel",
     "Options",
     "Outcome",
     "PredictOptions",
@@ -30,6 +39,7 @@ __all__ = [
     "Together",
     "TrainOptions",
     "Words",
+    "chosen_strategy",
     "current_splits",
     "evaluate",
     "explain",
@@ -46,6 +56,7 @@ __all__ = [
     "read_plan",
     "show_predictions",
     "silent",
+    "strategy_models",
     "train",
 ]
 
@@ -58,7 +69,15 @@ FILES = {
     "predicting": ("PredictOptions", "predict"),
     "preparing": ("current_splits", "extract_fingerprint", "plan_and_preprocess", "preprocess"),
     "scoring": ("evaluate", "show_predictions"),
-    "sharing": ("Words", "export_model", "import_model", "opened_model"),
+    "sharing": (
+        "OpenedModel",
+        "Words",
+        "chosen_strategy",
+        "export_model",
+        "import_model",
+        "opened_model",
+        "strategy_models",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from autoseg import __version__, prediction, refinement
 from autoseg.core.errors import AutosegError, Problem, UsageError, problems_of
 from autoseg.core.files import content_key, make_writable
+from autoseg.core.labels import LabelScheme
 from autoseg.core.strategy import Step
 from autoseg.core.workers import WorkerPool
 from autoseg.nets.device import choose_device, out_of_memory
@@ -81,7 +82,7 @@ def predict(
     members = _members(tuple(models), here)
     scans, problems = prediction.find_scans(source, members[0].plan)
     ending = _ending(options, members[0].plan.file_ending, scans)
-    treat = _treatment(members, options)
+    treat = treatment(options.steps, members[0].plan.scheme)
     part, n_parts = options.part
     scans = scans[part::n_parts]
     facts = _facts(members, options, called or ", ".join(map(str, models)))
@@ -148,17 +149,16 @@ def _settings(options: PredictOptions, folder: Path) -> prediction.Settings:
     )
 
 
-def _treatment(members: Sequence[prediction.Ensemble], options: PredictOptions) -> Callable[[Any, float], Any]:
-    """The postprocessing of labels (file values) that the options ask for.
+def treatment(steps: Sequence[Step], scheme: LabelScheme) -> Callable[[Any, float], Any]:
+    """The postprocessing of labels (file values), given also the millilitres of a voxel.
 
     Raises UsageError for a step that names other labels than the model has.
     """
-    scheme = members[0].plan.scheme
-    for name in (name for step in options.steps for name in step.labels):
+    for name in (name for step in steps for name in step.labels):
         if name not in scheme.foreground:
             todo = "run autoseg_find_best_configuration again, or choose a model with -c"
-            raise UsageError(f"the strategy's postprocessing names '{name}', which the model does not know; {todo}")
-    return lambda labels, voxel_ml: refinement.apply(options.steps, labels, scheme=scheme, voxel_ml=voxel_ml)
+            raise UsageError(f"the postprocessing names '{name}', which the model does not know; {todo}")
+    return lambda labels, voxel_ml: refinement.apply(steps, labels, scheme=scheme, voxel_ml=voxel_ml)
 
 
 def _targets(
@@ -241,7 +241,7 @@ def predict_on_worker(job: ClusterJob) -> dict[str, Any]:
         import_module(options.plugin)
     with _ONE_AT_A_TIME:  # a worker may have several threads; each case plans with all memory that is free
         members = _kept_members(job.models, replace(options, steps=()), job.model_key)
-        treat = _treatment(members, options)
+        treat = treatment(options.steps, members[0].plan.scheme)
         ((_, result),) = prediction.predict_cases(members, {job.name: (job.scan, job.target)}, how, treat=treat)
     if isinstance(result, Exception):
         raise result

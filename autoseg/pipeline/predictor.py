@@ -16,9 +16,11 @@ from autoseg.core.dataset import Case
 from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.geometry import Geometry
 from autoseg.core.labels import LabelScheme
+from autoseg.core.strategy import Step
 from autoseg.io.images import LoadedCase, loaded_case, read_case
 from autoseg.io.volume_file import image_of, voxels_of
 from autoseg.nets.device import choose_device
+from autoseg.pipeline.predicting import TREATMENT_BYTES, treatment
 from autoseg.pipeline.sharing import opened_model
 
 log = logging.getLogger(__name__)
@@ -31,13 +33,16 @@ class Predictor:
         predict = Predictor.load("model.zip", device="cpu")
         segmentation = predict("scan.nii.gz")
 
-    Several threads may call it at the same time; each call needs memory of its own. What is unusual about an image,
-    compared with the training images, is logged as a warning.
+    Postprocessing that belongs to the model is done. Several threads may call it at the same time; each call needs
+    memory of its own. What is unusual about an image, compared with the training images, is logged as a warning.
     """
 
-    def __init__(self, members: Sequence[prediction.Ensemble], settings: prediction.Settings) -> None:
-        """Take loaded models that answer together; `load` is the usual way."""
+    def __init__(
+        self, members: Sequence[prediction.Ensemble], settings: prediction.Settings, *, steps: Sequence[Step] = ()
+    ) -> None:
+        """Take loaded models that answer together, and their postprocessing; `load` is the usual way."""
         self._members, self._settings = tuple(members), settings
+        self._treat = treatment(steps, self._members[0].plan.scheme)
 
     @classmethod
     def load(
@@ -69,9 +74,14 @@ class Predictor:
         if not 0 < step <= 1:
             raise UsageError(f"step is {step}; give a number above 0, at most 1")
         names = None if folds is None else [str(fold) for fold in folds]
-        with opened_model(Path(model), configurations=configurations) as folders:
-            members = prediction.load_members(folders, folds=names, device=choose_device(device), mirroring=mirroring)
-        return cls(members, prediction.Settings(step=step, max_memory_gb=max_memory_gb))
+        with opened_model(Path(model), configurations=configurations) as opened:
+            members = prediction.load_members(
+                opened.folders, folds=names, device=choose_device(device), mirroring=mirroring
+            )
+        settings = prediction.Settings(
+            step=step, max_memory_gb=max_memory_gb, treatment_bytes=TREATMENT_BYTES if opened.steps else 0
+        )
+        return cls(members, settings, steps=opened.steps)
 
     @property
     def labels(self) -> LabelScheme:
@@ -163,7 +173,8 @@ class Predictor:
             planned=lambda plan: read_next() if plan.read_ahead else None,
             on_probabilities=collect if with_probabilities else None,
         )
-        return geometry.orientation.undo(labels), probabilities, geometry
+        treated = self._treat(labels, geometry.voxel_volume_ml)
+        return geometry.orientation.undo(treated), probabilities, geometry
 
 
 def _loaded(image: Image, spacing_mm: Sequence[float] | None) -> LoadedCase:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from autoseg.core.model_card import CardScores, ModelCard
 from autoseg.core.plan import Model
 from autoseg.core.records import nearest, parse
 from autoseg.core.scores import Scores
-from autoseg.core.workspace import fold_folder
+from autoseg.core.strategy import Step, Strategy
+from autoseg.core.workspace import Workspace, fold_folder
 from autoseg.io import model_file
 from autoseg.io.peer_plan import PLANS, read_peer_plan
 from autoseg.io.peer_weights import fold_checkpoints, own_names, read_peer_checkpoint
@@ -44,12 +45,36 @@ class Words:
     licence: str = ""
 
 
+def chosen_strategy(workspace: Workspace, dataset: str) -> Strategy | None:
+    """What autoseg_find_best_configuration has decided for a data set; None where it has not run.
+
+    Raises DataError: the file is damaged, or of another version.
+    """
+    path = workspace.strategy(dataset)
+    if not path.is_file():
+        return None
+    try:
+        strategy = Strategy.read(path)
+    except DataError as error:
+        todo = "run autoseg_find_best_configuration again, or choose a model with -c"
+        raise DataError([replace(problem, next=todo) for problem in error.problems[:1]]) from error
+    steps = "; ".join(step.sentence for step in strategy.steps) or "no postprocessing"
+    log.info("following %s: %s; %s (-c chooses otherwise)", path, strategy.name, steps)
+    return strategy
+
+
+def strategy_models(workspace: Workspace, strategy: Strategy) -> list[Path]:
+    """The results folders of a strategy's members."""
+    return [workspace.model(strategy.dataset, member.planner, member.configuration) for member in strategy.members]
+
+
 def export_model(
     models: Sequence[Path],
     target: Path,
     *,
     folds: Sequence[str] | None,
     words: Words,
+    steps: Sequence[Step] = (),
     container: bool = False,
     overwrite: bool = False,
 ) -> Outcome:
@@ -60,6 +85,7 @@ def export_model(
         target: a .zip, or a folder to be made.
         folds: of each configuration; None stands for all finished ones.
         words: for the card.
+        steps: postprocessing that belongs to the model.
         container: whether `target` becomes a folder from which a container image can be built.
         overwrite: whether a target that is there is replaced.
 
@@ -86,7 +112,7 @@ def export_model(
                 dice = {label: metrics["dice"].mean for label, metrics in pooled.summary.items()}
                 scores[name] = CardScores(cases=len(pooled.cases), mean_dice=pooled.mean_dice, dice=dice)
         main = [model.resolve().name for model in models]
-        card = _card(members[0], main=main, words=words, scores=scores)
+        card = _card(members[0], main=main, words=words, scores=scores).with_changes(steps=[*steps])
         return _finish(staging, target, card, container=container)
 
 
@@ -132,13 +158,22 @@ def import_model(
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """The results folders that answer together, and the postprocessing that follows."""
+
+    folders: list[Path]
+    steps: tuple[Step, ...] = ()
+
+
 @contextmanager
-def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> Iterator[list[Path]]:
-    """The results folders that a model consists of; a model file is unpacked for the time of the context.
+def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> Iterator[OpenedModel]:
+    """What a model consists of; a model file is unpacked for the time of the context.
 
     Args:
         path: a results folder (with model.json), a model folder (with card.json), or a model file.
-        configurations: of a model with several, those to use; None stands for those that its card names.
+        configurations: of a model with several, those to use, without postprocessing, which was chosen for all; None
+            stands for those that its card names.
 
     Raises:
         UsageError: it is none of them, or has no such configuration.
@@ -149,12 +184,13 @@ def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> 
         if path.is_file():
             folder = Path(temporary)
             model_file.unpack(path, folder)
+        steps: list[Step] = []
         if (folder / MODEL).is_file():
             known, main = {Model.read(folder / MODEL).configuration: folder}, [folder]
         elif (folder / model_file.CARD).is_file():
             card = model_file.read_card(folder / model_file.CARD)
             known = {entry.parent.name.rpartition("__")[2]: entry.parent for entry in sorted(folder.glob(f"*/{MODEL}"))}
-            main = [folder / name for name in card.configurations]
+            main, steps = [folder / name for name in card.configurations], card.steps
         else:
             todo = "give the folder with model.json, or a file that autoseg_export_model wrote; a model of nnU-Net "
             raise UsageError(f"{path} is no model; {todo}has to go through autoseg_import_model once")
@@ -162,7 +198,10 @@ def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> 
             if name not in known:
                 raise UsageError(f"{path} has no configuration {name}; {nearest(name, [*known])}")
         try:
-            yield [known[name] for name in configurations] if configurations else main
+            if configurations:
+                yield OpenedModel(folders=[known[name] for name in configurations])
+            else:
+                yield OpenedModel(folders=main, steps=tuple(steps))
         except UsageError as error:  # which names the model, not where it was unpacked
             raise UsageError(str(error).replace(str(folder), str(path))) from error
 

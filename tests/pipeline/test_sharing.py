@@ -337,7 +337,8 @@ def test_a_cascade_of_nnunet_comes_with_its_first_stage(tmp_path: Path, capsys: 
         write_image(tmp_path / "in" / f"p_000{channel}.nii.gz", seed=channel)
     assert predicted(tmp_path, tmp_path / "m.zip", tmp_path / "out") == 0
     assert len(np.unique(voxels(tmp_path / "out" / "p.nii.gz"))) > 1
-    with opened_model(tmp_path / "m.zip") as (main,):
+    with opened_model(tmp_path / "m.zip") as opened:
+        (main,) = opened.folders
         model = Model.read(main / "model.json")
         assert model.configuration == "3d_cascade_fullres"
         assert model.plan.configuration("3d_lowres").mirror_axes == [0, 2]
@@ -600,6 +601,39 @@ def test_prediction_follows_the_strategy_unless_a_model_is_chosen(
     assert predict.main([*words, *images, "-o", str(tmp_path / "none")]) == 1
     assert "run autoseg_find_best_configuration again" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "none").exists()
+
+
+def test_an_exported_model_carries_the_strategy(tmp_path: Path, place: list[str], make_plan: MakePlan) -> None:
+    trained(tmp_path / "results", make_plan(labels={"background": 0, "a": 3, "b": 7}), planner="other", seed=9)
+    step = Step(action="remove_smaller", labels=["b"], than_ml=0.05)
+    Strategy(
+        dataset="Dataset900_Toy",
+        members=[Member(planner=planner, configuration="small") for planner in ("hand", "other")],
+        labels={"background": 0, "a": 3, "b": 7},
+        steps=[step],
+    ).write(tmp_path / "results" / "Dataset900_Toy" / "strategy.json")
+    words = ["-d", "900", "--raw", str(tmp_path / "raw"), "--results", str(tmp_path / "results")]
+    model = tmp_path / "m.zip"
+    assert export_model.main([*words, "-o", str(model)]) == 0
+    images = ["-i", str(tmp_path / "in"), "--device", "cpu"]
+    assert predict.main([*words, *images, "-o", str(tmp_path / "here")]) == 0
+    assert predict.main(["-m", str(model), *images, "-o", str(tmp_path / "there")]) == 0
+    assert predict.main(["-m", str(model), "-c", "small", *images, "-o", str(tmp_path / "one")]) == 0
+    ours = Predictor.load(model, device="cpu")
+    for case in "pq":
+        here, there = (voxels(tmp_path / name / f"{case}.nii.gz") for name in ("here", "there"))
+        assert np.array_equal(here, there)
+        found = sitk.GetArrayFromImage(ours(tmp_path / "in" / f"{case}_0000.nii.gz"))
+        assert np.array_equal(here, found)
+    recorded = {
+        name: json.loads((tmp_path / name / "prediction.json").read_text())["options"]["postprocessing"]
+        for name in ("there", "one")
+    }
+    assert recorded == {"there": [step.model_dump()], "one": []}
+    with zipfile.ZipFile(model) as archive:
+        assert "no part of b below 0.05 ml" in archive.read("README.md").decode()
+    assert import_model.main([str(model), "-o", str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again" / "card.json").read_text())["steps"] == [step.model_dump()]
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_first_case(
