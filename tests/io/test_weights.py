@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from autoseg.core.errors import DataError
-from autoseg.io.weights import METADATA_KEY, load_weights, save_weights
+from autoseg.io.weights import CHECKSUMS_KEY, METADATA_KEY, load_weights, save_weights
 
 FACTS = {"recipe": {"epochs": 1000, "rate": 0.1 + 0.2}, "names": ["ünï", None, True], "n": 2**60}
 
@@ -191,10 +191,35 @@ def test_a_path_without_a_file_is_refused(tmp_path, name):
         load_weights(tmp_path / name)
 
 
-def test_facts_lie_under_one_key_of_the_metadata(tmp_path):
+def test_facts_and_checksums_have_a_key_each_in_the_metadata(tmp_path):
     from safetensors import safe_open
 
     save_weights(tmp_path / "w.safetensors", {"a": torch.ones(1)}, facts=FACTS)
     with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
-        assert list(file.metadata()) == [METADATA_KEY]
+        assert {*file.metadata()} == {METADATA_KEY, CHECKSUMS_KEY}
         assert json.loads(file.metadata()[METADATA_KEY]) == FACTS
+
+
+@pytest.mark.parametrize("place", [0.001, 0.5, 0.999])
+def test_a_flipped_bit_in_a_tensor_is_noticed(tmp_path, place):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": torch.randn(50), "b": torch.randn(5, 7).half()}, facts=FACTS)
+    content = bytearray(path.read_bytes())
+    first = 8 + struct.unpack("<Q", content[:8])[0]
+    content[first + int(place * (len(content) - first))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is not as it was written"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("checksums", ["[1]", "no json", '{"a": 1}', '{"gone": 0}'])
+def test_checksums_that_say_nothing_true_are_refused(tmp_path, checksums):
+    path = tmp_path / "w.safetensors"
+    save_file({"a": torch.ones(3)}, path, metadata={METADATA_KEY: "{}", CHECKSUMS_KEY: checksums})
+    with pytest.raises(DataError):
+        load_weights(path)
+
+
+def test_files_of_earlier_versions_have_no_checksums(tmp_path):
+    save_file({"a": torch.ones(3)}, tmp_path / "w.safetensors", metadata={METADATA_KEY: "{}"})
+    assert load_weights(tmp_path / "w.safetensors")[0]["a"].sum() == 3
