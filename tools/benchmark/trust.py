@@ -148,6 +148,9 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     found = {"all": of(lambda row: True), CLEAN: of(lambda row: row["kind"] == CLEAN)}
     for strength in (MILD, STRONG):
         found[f"all {strength}"] = of(lambda row, s=strength: row["strength"] == s)  # type: ignore[misc]
+    for low, high in ((0.0, 1.0), (1.0, 1.5), (1.5, np.inf)):
+        name = f"score {low:g} to {high:g}" if high < np.inf else f"score above {low:g}"
+        found[name] = of(lambda row, a=low, b=high: a < row["out_of_distribution"] <= b)  # type: ignore[misc]
     for kind in CORRUPTIONS:
         for strength in (MILD, STRONG):
             found[f"{kind.replace('_', ' ')}, {strength}"] = of(
