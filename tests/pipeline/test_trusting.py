@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from autoseg import Predictor
 from autoseg.cli import export_model, import_model, plan_and_preprocess, predict, train
 from autoseg.core.trust import Agreements, CaseTrust, Trust, TrustQuality
-from autoseg.io.feature_file import read_features
+from autoseg.io.feature_file import read_features, write_features
 from autoseg.phantoms import write_phantoms
 
 pytestmark = pytest.mark.slow
@@ -63,29 +63,47 @@ def test_training_leaves_what_prediction_needs(trained: Path) -> None:
     assert Trust.read(model / "trust.json").quality.cases <= FOLDS
 
 
-def test_prediction_tells_it_and_a_corrupted_image_is_stranger(
-    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture(scope="module")
+def images(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an image, and the same with noise."""
+    folder = tmp_path_factory.mktemp("images")
     (clean,) = (trained / "raw" / NAME / "imagesTs").glob("*_0000.nii.gz")
-    images = tmp_path / "in"
-    images.mkdir()
-    shutil.copy(clean, images / "clean_0000.nii.gz")
+    shutil.copy(clean, folder / "clean_0000.nii.gz")
     image = sitk.ReadImage(str(clean))
     voxels = sitk.GetArrayFromImage(image).astype(np.float32)
-    noisy = sitk.GetImageFromArray(voxels + np.random.default_rng(0).normal(0, 3000, voxels.shape).astype(np.float32))
+    noisy = sitk.GetImageFromArray(voxels + np.random.default_rng(0).normal(0, 300, voxels.shape).astype(np.float32))
     noisy.CopyInformation(image)
-    sitk.WriteImage(noisy, str(images / "noisy_0000.nii.gz"))
+    sitk.WriteImage(noisy, str(folder / "noisy_0000.nii.gz"))
+    return folder
+
+
+def test_prediction_tells_it_and_a_corrupted_image_is_stranger(trained: Path, images: Path, tmp_path: Path) -> None:
     record = predicted(results(trained), images, tmp_path / "out")
     quality = TrustQuality(**record["trust"]["3d_fullres"])
     assert quality == Trust.read(results(trained) / "trust.json").quality
     trust = {case: CaseTrust(**facts["trust"]) for case, facts in record["cases"].items()}
-    assert trust["noisy"].out_of_distribution > max(1.0, trust["clean"].out_of_distribution)
-    assert any("features" in text for text in record["cases"]["noisy"]["warnings"])
-    for facts in record["cases"].values():
-        for expected in facts["trust"]["expected_dice"].values():
-            assert 0 <= expected["low"] <= expected["dice"] <= expected["high"] <= 1
+    assert trust["noisy"].out_of_distribution > trust["clean"].out_of_distribution
+    for one in trust.values():
+        for name, expected in one.expected_dice.items():
+            assert 0 <= expected.low <= expected.dice <= expected.high <= 1
+            assert name in one.agreement
+        assert one.mean_expected_dice == pytest.approx(np.mean([e.dice for e in one.expected_dice.values()]), abs=1e-4)
+
+
+def test_what_is_unusual_is_a_warning(
+    copy: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for fold in range(FOLDS):
+        path = results(copy) / f"fold_{fold}" / "features.safetensors"
+        arrays, facts = read_features(path)
+        write_features(path, {**arrays, "unseen": arrays["unseen"] / 100}, facts=facts)
+    record = predicted(results(copy), images / "clean_0000.nii.gz", tmp_path / "out")
+    ((case, facts),) = record["cases"].items()
+    assert case == "clean"
+    assert facts["trust"]["out_of_distribution"] > 1
+    assert any("features lie" in text for text in facts["warnings"])
     caplog.clear()
-    Predictor.load(results(trained), device="cpu")(images / "noisy_0000.nii.gz")
+    Predictor.load(results(copy), device="cpu")(images / "clean_0000.nii.gz")
     assert "features lie" in caplog.text
 
 
