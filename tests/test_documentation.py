@@ -21,6 +21,7 @@ from autoseg.core.recipe import RECIPES, Recipe
 from autoseg.core.scores import Equity, Group, LabelScores, Scores, Summary
 from autoseg.core.splits import Split
 from autoseg.core.strategy import Change, Comparison, Honest, Member, Step, Strategy, Trial
+from autoseg.core.trust import Agreements, CaseTrust, ExpectedDice, LabelCalibration, Trust, TrustQuality
 from autoseg.submission import Challenge
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,6 +47,7 @@ RECORDS = (
         Challenge,
     ),
     *(Seen, SeenIntensities, ModelCard, CardScores, FileFacts),
+    *(Trust, LabelCalibration, TrustQuality, Agreements, CaseTrust, ExpectedDice),
 )
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPOSITORY)))

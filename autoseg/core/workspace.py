@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+TRUST = "trust.json"  # in a results folder
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:

@@ -12,11 +12,22 @@ from autoseg.core.labels import LabelScheme
 from autoseg.core.scores import LabelScores, Scores
 from autoseg.core.workers import Outcome, supervised_map
 from autoseg.evaluation.audit import Suspect, suspects
+from autoseg.evaluation.expected_dice import calibrate, spearman
 from autoseg.evaluation.score_case import CaseResult, Pair, score_pair
 from autoseg.evaluation.summary import Columns, summarise
 from autoseg.evaluation.tables import score_table, write_scores
 
-__all__ = ["DEFAULT_TOLERANCE_MM", "Suspect", "evaluate", "pool_scores", "score_table", "suspects", "write_scores"]
+__all__ = [
+    "DEFAULT_TOLERANCE_MM",
+    "Suspect",
+    "calibrate",
+    "evaluate",
+    "pool_scores",
+    "score_table",
+    "spearman",
+    "suspects",
+    "write_scores",
+]
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,9 @@ from autoseg.core.records import parse
 CARD, TEXT = "card.json", "README.md"
 # All that a model consists of; a file of another name is refused.
 MEMBER = re.compile(
-    r"README\.md|[^/]+__[^/]+/(model\.json|fold_([0-9]+|all)/(weights\.safetensors|recipe\.json))", re.ASCII
+    r"README\.md|[^/]+__[^/]+/(model\.json|trust\.json|"
+    r"fold_([0-9]+|all)/(weights\.safetensors|features\.safetensors|recipe\.json))",
+    re.ASCII,
 )
 LARGEST_CARD = 1 << 24
 PIECE = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from autoseg.core.plan import NetworkSpec
-from autoseg.nets.unet import CONV, SLOPE, ConvBlock, InstanceNorm, UNet, new_conv
+from autoseg.nets.unet import CONV, SLOPE, ConvBlock, InstanceNorm, UNet, new_conv, variance_of_channels
 
 POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
@@ -34,6 +34,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, n_in, *size) -> (B, n_out, *size / stride)."""
         return self.activation(self.norm(self.second(self.first(x))) + self.shortcut(x))  # type: ignore[no-any-return]
+
+    def with_variance(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the variance of each channel before the norm after the second convolution, (B, n_out)."""
+        before = self.second(self.first(x))
+        return self.activation(self.norm(before) + self.shortcut(x)), variance_of_channels(before)
 
 
 def residual_encoder_unet(spec: NetworkSpec, *, n_channels: int, n_outputs: int) -> UNet:

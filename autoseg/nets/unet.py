@@ -57,6 +57,16 @@ class ConvBlock(nn.Module):
         """(B, n_in, *size) -> (B, n_out, *size / stride)."""
         return self.layers(x)  # type: ignore[no-any-return]
 
+    def with_variance(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and the variance of each channel before the last norm, (B, n_out)."""
+        before = self.layers[:-2](x)
+        return self.layers[-2:](before), variance_of_channels(before)
+
+
+def variance_of_channels(x: torch.Tensor) -> torch.Tensor:
+    """(B, n, *size) -> float32 (B, n): variance over the voxels."""
+    return x.float().var(dim=tuple(range(2, x.ndim)), correction=0)
+
 
 class UNet(nn.Module):
     """Any encoder of one module per stage, a decoder of transposed convolutions with skip connections.
@@ -69,6 +79,7 @@ class UNet(nn.Module):
         super().__init__()
         dimensions = len(spec.strides[0])
         self.encoder = nn.ModuleList(encoder)
+        self.n_features = sum(spec.features_per_stage)  # of `features`
         self.up, self.decoder, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for stage in reversed(range(len(spec.features_per_stage) - 1)):
             below, here = spec.features_per_stage[stage + 1], spec.features_per_stage[stage]
@@ -87,6 +98,26 @@ class UNet(nn.Module):
         if not self.heads:  # a patch too small to pool has one stage and no decoder
             self.heads.append(CONV[dimensions](spec.features_per_stage[0], n_outputs, 1))
         self.apply(_initialise)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, n_channels, *patch) -> float32 (B, n_features): how much each channel varies over the voxels.
+
+        Measured per encoder stage, full resolution first, before its last norm, which takes that away.
+        """
+        found = []
+        for stage in self.encoder:
+            *first, last = stage if isinstance(stage, nn.Sequential) else [stage]
+            for block in first:
+                x = block(x)
+            x, variance = last.with_variance(x)
+            found.append(variance)
+        return torch.cat(found, dim=1)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether every encoder stage ends in a block that can tell the variance before its last norm."""
+        lasts = [[*stage][-1] if isinstance(stage, nn.Sequential) else stage for stage in self.encoder]
+        return all(hasattr(last, "with_variance") for last in lasts)
 
     def forward(self, x: torch.Tensor) -> Any:
         """(B, n_channels, *patch) -> logits; in training a list of them, full resolution first."""

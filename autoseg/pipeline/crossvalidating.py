@@ -27,6 +27,7 @@ from autoseg.pipeline.fold_task import FoldTask, train_and_validate
 from autoseg.pipeline.outcome import Outcome, Progress, few_cases, silent
 from autoseg.pipeline.plan_file import read_plan
 from autoseg.pipeline.preparing import current_splits
+from autoseg.pipeline.trusting import calibrate
 from autoseg.preprocessing.prepare_case import store_key
 from autoseg.training import processes
 
@@ -193,6 +194,7 @@ def _pool_cross_validation(
     evaluation.write_scores(scores, results / "crossval")
     outcome.facts["crossval_mean_dice"] = scores.mean_dice
     outcome.facts["crossval_table"] = evaluation.score_table(scores)
+    outcome.warnings += calibrate(results, n_folds, scores)
 
 
 def _stored_cases(dataset: Dataset, plan: Plan, configuration: str, store: Path) -> set[str]:

@@ -21,6 +21,7 @@ from autoseg.core.scores import Scores, mark_validated, validation_scores
 from autoseg.nets.device import choose_precision, enough_memory, free_memory_gb
 from autoseg.pipeline.fitting import what_fits
 from autoseg.pipeline.outcome import CaseCounter, few_workers
+from autoseg.pipeline.trusting import learn_features, write_agreements
 from autoseg.training import processes
 
 DRAWN_EVERY_S = 60.0
@@ -94,6 +95,10 @@ def train_and_validate(task: FoldTask, progress: FoldProgress) -> dict[str, Any]
         if scores is None:
             with enough_memory("the fold is trained; close what else uses the device"):
                 scores = _validate(task, progress)
+        with enough_memory("the fold is validated; close what else uses the device"):
+            learn_features(
+                job, task.results, fold=fold, progress=lambda *done: progress(f"features of fold {fold}", *done)
+            )
         return {
             "trained_now": trained_now,
             "validated_now": validated_now,
@@ -144,6 +149,7 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
         for case in cases:
             task.stored_probabilities(case.id).unlink(missing_ok=True)
     problems: list[Problem] = []
+    agreements: list[tuple[str, dict[str, float | None]]] = []
     own = cases[processes.rank() :: processes.size()]
     jobs = {case.id: (prediction.Scan(id=case.id, images=case.images), task.target(case.id)) for case in own}
     counter = CaseCounter(progress, f"validate fold {fold}", len(own))
@@ -154,9 +160,12 @@ def _validate(task: FoldTask, progress: FoldProgress) -> Scores | None:
             problems += result.problems
         elif isinstance(result, Exception):
             raise result
-    problems = processes.gathered(problems)
+        else:
+            agreements.append((name, result["trust"]["agreement"]))
+    problems, agreements = processes.gathered(problems), processes.gathered(agreements)
     if processes.rank() > 0:
         return None
+    write_agreements(job.folder, dict(agreements))
     return _score(task, problems)
 
 

@@ -201,6 +201,10 @@ def _facts(members: Sequence[prediction.Ensemble], options: PredictOptions, call
             "precision": members[0].precision if options.scheduler is None else options.precision,
             "postprocessing": [step.model_dump(exclude_none=True) for step in options.steps],
         },
+        "trust": {
+            member.name: None if member.trust is None else member.trust.quality.model_dump(mode="json")
+            for member in members
+        },
         "autoseg_version": __version__,
     }
 

@@ -166,13 +166,15 @@ class Predictor:
             place = scan.to_rows.undo_box([(first, first + block.shape[1]), *box[1:]], geometry.shape)
             probabilities[(slice(None), *place)] = scan.to_rows.undo(block.cpu().numpy())
 
-        labels = prediction.segment_scan(
+        labels, trust = prediction.segment_with_trust(
             self._members,
             scan,
             self._settings,
             planned=lambda plan: read_next() if plan.read_ahead else None,
             on_probabilities=collect if with_probabilities else None,
         )
+        for doubt in trust.doubts:
+            log.warning("%s", doubt)
         treated = self._treat(labels, geometry.voxel_volume_ml)
         return geometry.orientation.undo(treated), probabilities, geometry
 

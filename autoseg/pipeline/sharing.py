@@ -20,8 +20,9 @@ from autoseg.core.plan import Model
 from autoseg.core.records import nearest, parse
 from autoseg.core.scores import Scores
 from autoseg.core.strategy import Step, Strategy
-from autoseg.core.workspace import Workspace, fold_folder
+from autoseg.core.workspace import TRUST, Workspace, fold_folder
 from autoseg.io import model_file
+from autoseg.io.feature_file import FEATURES
 from autoseg.io.peer_plan import PLANS, read_peer_plan
 from autoseg.io.peer_weights import fold_checkpoints, own_names, read_peer_checkpoint
 from autoseg.io.weights import save_weights
@@ -31,7 +32,7 @@ from autoseg.pipeline.outcome import Outcome
 
 log = logging.getLogger(__name__)
 MODEL, WEIGHTS = "model.json", "weights.safetensors"
-KEPT = (WEIGHTS, "recipe.json")
+KEPT = (WEIGHTS, FEATURES, "recipe.json")
 FINAL = "checkpoint_final.pth"
 CONTAINED = "model"  # folder of a model inside that of its container
 
@@ -255,6 +256,8 @@ def _finish(staging: Path, target: Path, card: ModelCard, *, container: bool) ->
 def _copy_model(source: Path, target: Path, folds: Sequence[str]) -> None:
     target.mkdir(exist_ok=True)
     shutil.copyfile(source / MODEL, target / MODEL)
+    if (source / TRUST).is_file():
+        shutil.copyfile(source / TRUST, target / TRUST)
     for fold in folds:
         fold_folder(target, fold).mkdir(exist_ok=True)
         for name in KEPT:

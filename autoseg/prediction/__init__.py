@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoseg.prediction.ensemble import Ensemble, load_ensemble, load_members
+from autoseg.prediction.features import has_features, image_features
 from autoseg.prediction.files import (
     PROBABILITIES,
     PredictionRecord,
@@ -13,10 +14,11 @@ from autoseg.prediction.files import (
     recorded_cases,
 )
 from autoseg.prediction.image import Settings, predict_image
-from autoseg.prediction.loaded import LoadedScan, prepare_scan, segment_scan
+from autoseg.prediction.loaded import LoadedScan, prepare_scan
 from autoseg.prediction.overlap import overlapped
 from autoseg.prediction.scans import DICOM_SEG, Scan, find_scans
 from autoseg.prediction.stored import StoredCase, ensemble_stored
+from autoseg.prediction.trust import segment_with_trust
 
 __all__ = [
     "DICOM_SEG",
@@ -31,6 +33,8 @@ __all__ = [
     "asked_cases",
     "ensemble_stored",
     "find_scans",
+    "has_features",
+    "image_features",
     "is_as_written",
     "load_ensemble",
     "load_members",
@@ -39,5 +43,5 @@ __all__ = [
     "predict_image",
     "prepare_scan",
     "recorded_cases",
-    "segment_scan",
+    "segment_with_trust",
 ]

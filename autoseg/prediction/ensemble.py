@@ -12,13 +12,17 @@ import torch
 from torch import nn
 
 from autoseg import __version__
-from autoseg.core.errors import DataError, Problem, UsageError
+from autoseg.core.errors import DataError, Problem, UsageError, refuse_file
 from autoseg.core.fingerprint import Seen
 from autoseg.core.plan import Configuration, Model, Plan
-from autoseg.core.workspace import fold_files, fold_folder
+from autoseg.core.trust import Trust
+from autoseg.core.workspace import TRUST, fold_files, fold_folder
+from autoseg.io.feature_file import AGAIN, FEATURES, read_features
 from autoseg.io.weights import load_weights, weights_of_state
 from autoseg.nets.build import build_network, channels_last
 from autoseg.nets.device import autocast, choose_precision
+from autoseg.nets.unet import UNet
+from autoseg.ops.familiarity import Familiar
 from autoseg.ops.stage_input import exchange, one_hot
 
 WEIGHTS = {
@@ -33,7 +37,8 @@ class Ensemble:
     """Networks of all folds on one device, and the plan they were trained by.
 
     `name` is the configuration's; `previous` is a cascade's first stage; `files` are the weights of all of it; `seen`
-    is what is known of the training images, `origin` who trained it.
+    is what is known of the training images, `origin` who trained it. `familiar` says per network what features its
+    training images have (None where nobody measured them), `trust` what Dice to expect.
     """
 
     plan: Plan
@@ -48,6 +53,8 @@ class Ensemble:
     files: tuple[Path, ...] = ()
     seen: Seen | None = None
     origin: str = "autoseg"
+    familiar: tuple[Familiar | None, ...] = ()
+    trust: Trust | None = None
 
     @property
     def n_outputs(self) -> int:
@@ -172,6 +179,11 @@ def load_ensemble(
         )
     files = [fold_folder(folder, fold) / WEIGHTS[weights] for fold in wanted]
     networks = tuple(_load_network(model, configuration, file, device) for file in files)
+    final = weights == "final"  # whose features and answers were measured
+    known = [
+        _load_familiar(file.with_name(FEATURES), network) if final else None
+        for file, network in zip(files, networks, strict=True)
+    ]
     return Ensemble(
         plan=model.plan,
         configuration=configuration,
@@ -185,6 +197,8 @@ def load_ensemble(
         previous=previous,
         seen=model.seen,
         origin=model.origin,
+        familiar=tuple(known),
+        trust=Trust.read(folder / TRUST) if final and (folder / TRUST).is_file() else None,
     )
 
 
@@ -217,6 +231,16 @@ def load_members(
                     "other; predict with each"
                 )
     return members
+
+
+def _load_familiar(path: Path, network: nn.Module) -> Familiar | None:
+    """What the training images of a network are like; None where that was not measured."""
+    if not path.is_file() or not isinstance(network, UNet) or not network.has_features:
+        return None
+    arrays, _ = read_features(path)
+    if len(arrays["mean"]) != network.n_features:
+        refuse_file(path, f"holds {len(arrays['mean'])} features of a network that has {network.n_features}", AGAIN)
+    return Familiar(**arrays)
 
 
 def _without_memory(build: Callable[[], nn.Module]) -> nn.Module | None:

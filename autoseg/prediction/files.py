@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import content_key, read_json, set_aside, write_json
 from autoseg.core.geometry import Geometry
+from autoseg.core.trust import CaseTrust
 from autoseg.io.probability_file import ProbabilityFile
 from autoseg.prediction.ensemble import Ensemble
 from autoseg.prediction.image import Settings
-from autoseg.prediction.loaded import LoadedScan, prepare_scan, segment_scan
+from autoseg.prediction.loaded import LoadedScan, prepare_scan
 from autoseg.prediction.memory import MemoryPlan
 from autoseg.prediction.overlap import overlapped
 from autoseg.prediction.scans import Scan
+from autoseg.prediction.trust import segment_with_trust
 
 log = logging.getLogger(__name__)
 RECORD = "prediction.json"
@@ -39,6 +41,7 @@ class Segmented:
     labels: Labels
     geometry: Geometry
     warnings: tuple[str, ...]
+    trust: CaseTrust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +81,9 @@ def predict_cases(
         treat: postprocessing of the labels (Z, Y, X), canonical, given the millilitres of a voxel.
 
     Yields:
-        In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "warnings": list of sentences},
-        or what went wrong: a DataError with all defects of the case, a DeviceError, an OSError. A file from before is
-        set aside then.
+        In order the id and {"seconds" of computing and writing, "volumes_ml" per label, "trust": a `CaseTrust` as a
+        dictionary, "warnings": list of sentences}, or what went wrong: a DataError with all defects of the case, a
+        DeviceError, an OSError. A file from before is set aside then.
     """
     settings, started = settings or Settings(), dict.fromkeys(cases, 0.0)
     scheme = members[0].plan.scheme
@@ -100,8 +103,8 @@ def predict_cases(
             if plan.read_ahead:
                 read_next()
 
-        labels = _segment(members, scan, cases[name][1], settings, lambda share: progress(name, share), planned)
-        return Segmented(labels=labels, geometry=scan.geometry, warnings=scan.warnings)
+        labels, trust = _segment(members, scan, cases[name][1], settings, lambda share: progress(name, share), planned)
+        return Segmented(labels=labels, geometry=scan.geometry, warnings=(*scan.warnings, *trust.doubts), trust=trust)
 
     def finish(name: str, made: Segmented) -> dict[str, Any]:
         case, target = cases[name]
@@ -109,7 +112,8 @@ def predict_cases(
         case.write_labels(target.labels, labels, names=scheme.names_of_values, model=members[0].plan.dataset)
         volumes = scheme.volumes_ml(labels, voxel_ml=made.geometry.voxel_volume_ml)
         seconds = round(time.monotonic() - started[name], 3)
-        return {"seconds": seconds, "volumes_ml": volumes, "warnings": [*made.warnings]}
+        trust = made.trust.model_dump(mode="json")
+        return {"seconds": seconds, "volumes_ml": volumes, "trust": trust, "warnings": [*made.warnings]}
 
     for name, result in overlapped(cases, read=read, compute=compute, finish=finish):
         if isinstance(result, Exception):
@@ -126,10 +130,10 @@ def _segment(
     settings: Settings,
     progress: Callable[[float], None],
     planned: Callable[[MemoryPlan], None],
-) -> NDArray[np.unsignedinteger]:
-    """Labels (Z, Y, X) in canonical orientation; probabilities are written on the way."""
+) -> tuple[NDArray[np.unsignedinteger], CaseTrust]:
+    """Labels (Z, Y, X) in canonical orientation, and their trust; probabilities are written on the way."""
     if target.probabilities is None:
-        return segment_scan(members, scan, settings, progress=progress, planned=planned)
+        return segment_with_trust(members, scan, settings, progress=progress, planned=planned)
     with ProbabilityFile(
         target.probabilities,
         scheme=members[0].plan.scheme,
@@ -137,7 +141,7 @@ def _segment(
         box=scan.image.grids.box,
         orientation=scan.to_rows,
     ) as file:
-        return segment_scan(
+        return segment_with_trust(
             members,
             scan,
             settings,
@@ -233,7 +237,7 @@ class PredictionRecord:
             log.warning("%s %s; it is kept as %s", path, reason, set_aside(path).name)
 
     def add(self, case: str, *, key: str, files: Sequence[Path], facts: dict[str, Any]) -> None:
-        """Enter a finished case: the files that were written; seconds, volumes_ml, warnings."""
+        """Enter a finished case: the files that were written; seconds, volumes_ml, trust, warnings."""
         before = self.value["cases"].get(case, {})
         others = before.get("files", {}) if before.get("key") == key else {}  # the same in another format
         hashes = {path.name: content_key(files=[path]) for path in files}

@@ -17,6 +17,7 @@ from autoseg.core.workers import available_memory_gb, used_memory_gb
 from autoseg.nets.device import give_back_freed_memory
 from autoseg.ops.case_transform import Grids, PreparedCase, prepare, prepare_segmentation, restore_labels
 from autoseg.ops.resample import separate_axis
+from autoseg.prediction.agreement import Agreement
 from autoseg.prediction.decode import averaged, decode, native_rows, probabilities
 from autoseg.prediction.ensemble import Ensemble
 from autoseg.prediction.memory import MemoryPlan, plan_memory, stream_of, torch_device_gb
@@ -95,6 +96,7 @@ def segment(
     progress: Callable[[float], None] = lambda share: None,
     planned: Callable[[MemoryPlan], None] = lambda plan: None,
     on_probabilities: Callable[[int, torch.Tensor], None] | None = None,
+    agreement: Agreement | None = None,
 ) -> NDArray[np.unsignedinteger]:
     """Segment a prepared image; in a cascade with its first stage first.
 
@@ -106,6 +108,7 @@ def segment(
         planned: called with the way of working, before the first tile.
         on_probabilities: called for every block of finished rows, in order, with the number of its first row and the
             float32 probabilities (n_outputs, rows, Y, X) inside the crop, axes in transposed order.
+        agreement: what sums up how far the probabilities agree with the labels.
 
     Returns:
         (Z, Y, X) file label values in the scheme's smallest unsigned type.
@@ -138,6 +141,8 @@ def segment(
         row = 0
         for block in averaged(streams, scheme=scheme):
             inside[row : row + block.shape[1]] = decode(block, scheme)
+            if agreement is not None:
+                agreement.add(block, inside[row : row + block.shape[1]])
             if on_probabilities is not None:
                 on_probabilities(row, probabilities(block, scheme))
             row += block.shape[1]

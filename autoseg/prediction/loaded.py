@@ -13,6 +13,7 @@ from autoseg.core.errors import DataError, Problem
 from autoseg.core.geometry import Geometry, Orientation
 from autoseg.io.images import LoadedCase
 from autoseg.ops.case_transform import Grids
+from autoseg.prediction.agreement import Agreement
 from autoseg.prediction.ensemble import Ensemble
 from autoseg.prediction.image import PreparedImage, Settings, prepare_image, segment
 from autoseg.prediction.memory import MemoryPlan
@@ -67,10 +68,17 @@ def segment_scan(
     progress: Callable[[float], None] = lambda share: None,
     planned: Callable[[MemoryPlan], None] = lambda plan: None,
     on_probabilities: Callable[[int, torch.Tensor], None] | None = None,
+    agreement: Agreement | None = None,
 ) -> NDArray[np.unsignedinteger]:
     """Labels (Z, Y, X) in canonical orientation, file values; see `segment` for the rest."""
     labels = segment(
-        members, scan.image, settings, progress=progress, planned=planned, on_probabilities=on_probabilities
+        members,
+        scan.image,
+        settings,
+        progress=progress,
+        planned=planned,
+        on_probabilities=on_probabilities,
+        agreement=agreement,
     )
     canonical: NDArray[np.unsignedinteger] = scan.to_frame.inverse.then(scan.geometry.orientation).apply(labels)
     return canonical

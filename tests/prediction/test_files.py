@@ -13,6 +13,7 @@ from torch import nn
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.files import read_json, write_json
 from autoseg.core.plan import Plan
+from autoseg.core.trust import CaseTrust
 from autoseg.prediction.ensemble import Ensemble
 from autoseg.prediction.files import PredictionRecord, Target, asked_cases, predict_cases
 from autoseg.prediction.scans import Scan
@@ -52,6 +53,7 @@ def predict_case(ensemble: Ensemble, case: Scan, path: Path) -> dict[str, Any]:
     if isinstance(result, Exception):
         raise result
     assert result.pop("seconds") > 0
+    assert CaseTrust(**result.pop("trust")).out_of_distribution is None
     return result
 
 
