@@ -16,8 +16,9 @@ from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
 from autoseg.core.scores import Scores, validation_scores
 from autoseg.core.splits import read_splits
+from autoseg.core.trust import Trust
 from autoseg.core.versions import versions_here
-from autoseg.core.workspace import Workspace, fold_files, fold_folder
+from autoseg.core.workspace import TRUST, Workspace, fold_files, fold_folder
 from autoseg.io.images import read_volume
 from autoseg.io.model_file import file_facts
 from autoseg.io.weights import load_weights
@@ -55,6 +56,7 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
         logs=logs,
         scores=Scores.read(crossval) if crossval.is_file() else so_far,
         folds=folds,
+        trust=Trust.read(results / TRUST) if (results / TRUST).is_file() else None,
         viewers=[viewer for _, viewer in shown],
         doubts=doubts,
         doubtful=doubtful,

@@ -16,6 +16,7 @@ from autoseg.core.labels import LabelScheme
 from autoseg.core.plan import Configuration, Plan
 from autoseg.core.scores import LabelScores, Scores, Summary
 from autoseg.core.strategy import Comparison, Strategy, Trial
+from autoseg.core.trust import Trust
 from autoseg.reporting.curve import Row, curve_figure
 from autoseg.reporting.page import figure, folded, heading, page, paragraph, section, table
 from autoseg.reporting.picture import png_bytes
@@ -51,6 +52,7 @@ class Contents:
         plan: its labels, channels and configurations with the reason of each decision.
         fingerprint: what was measured.
         logs: per fold ("0", "1", ...) the rows that `curve_picture` takes.
+        trust: how well the Dice of a case is foretold.
         scores: of the cross-validation, or of those of its folds that are validated.
         folds: the fold in which each case was validated.
         viewers: cases to leaf through, see `case_viewer`.
@@ -67,6 +69,7 @@ class Contents:
     fingerprint: Fingerprint | None = None
     logs: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     scores: Scores | None = None
+    trust: Trust | None = None
     folds: Mapping[str, str] = field(default_factory=dict)
     viewers: Sequence[str] = ()
     doubts: Sequence[Sequence[str]] = ()
@@ -86,6 +89,7 @@ def report_page(path: Path, contents: Contents) -> None:
     sections = [
         section("Failures and warnings", problem_table(contents.problems), otherwise="There are none."),
         section("Scores", *(_scored(scores, contents.folds) if scores else ()), otherwise="No cross-validation yet."),
+        section("Trust", *(_trusted(contents.trust) if contents.trust else ()), otherwise="Nothing is known yet."),
         section("Cases", *contents.viewers, otherwise="There is no picture yet."),
         section("Labels to check", *_doubtful(contents), otherwise="No label disagrees unlike others."),
         section("Models compared", *_compared(contents), otherwise="There is no finished cross-validation yet."),
@@ -95,6 +99,22 @@ def report_page(path: Path, contents: Contents) -> None:
         section("Versions and hashes", *version_tables(contents.versions, contents.hashes, contents.runs)),
     ]
     write_bytes(path, page(contents.title, sections).encode())
+
+
+def _trusted(trust: Trust) -> list[str]:
+    """How well predictions of new images will be judged."""
+    found = trust.quality
+    told = (
+        "autoseg_predict tells the Dice to expect of a new image from how far the networks agree. Tried on each case of the "
+        "cross-validation with what the others taught:"
+    )
+    rows = [
+        ["mean error of the expected Dice", number(found.mean_absolute_error, 4)],
+        ["the same for always telling the mean Dice of the label", number(found.error_without, 4)],
+        ["rank correlation with the real mean Dice of a case", number(found.rank_correlation, 2)],
+        ["share of real values in the interval (0.8 is promised)", number(found.in_interval, 2)],
+    ]
+    return [paragraph(told), table(["", f"{found.cases} cases"], rows, numbers_from=1)]
 
 
 def problem_table(problems: Sequence[Problem]) -> str:

@@ -11,6 +11,7 @@ from autoseg.core.fingerprint import Fingerprint, Intensities, LabelStatistics
 from autoseg.core.plan import Configuration, NetworkSpec, Plan
 from autoseg.core.scores import Equity, Group, LabelScores, Scores, Summary
 from autoseg.core.strategy import Change, Comparison, Honest, Member, Step, Strategy, Trial
+from autoseg.core.trust import Trust, TrustQuality
 from autoseg.reporting import Contents, report, report_page
 
 NASTY = "<script>alert('$title')</script> & co"
@@ -128,6 +129,8 @@ def strategy() -> Strategy:
 @pytest.fixture
 def contents(plan, fingerprint, scores, strategy) -> Contents:
     rows = [{"epoch": 0, "train_loss": 0.1, "seconds": 60.0, "data_wait_share": 0.5}]
+    told = {"mean_absolute_error": 0.0311, "error_without": 0.0422, "rank_correlation": None, "in_interval": 0.5}
+    quality = TrustQuality(cases=7, pairs=14, **told)
     return Contents(
         title=NASTY,
         plan=plan,
@@ -135,6 +138,7 @@ def contents(plan, fingerprint, scores, strategy) -> Contents:
         logs={"0": rows, "1": rows},
         scores=scores,
         folds={NASTY: "1"},
+        trust=Trust(labels={}, quality=quality),
         viewers=["<p>best case</p>"],
         doubts=[[NASTY, "liver", "0.1", "0.9", "8.0", "drawn, and not predicted at all"]],
         doubtful=["<p>doubtful case</p>"],
@@ -175,6 +179,9 @@ def test_page_holds_everything_and_refers_to_nothing_outside(contents, tmp_path)
         "-0.0300 to +0.0100",
         "a note about it",
         "is damaged",
+        "7 cases",
+        "0.0311",
+        "0.0422",
         "copy it again",
         "recipe quick, seed 7",
         "a" * 64,
