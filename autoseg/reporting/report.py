@@ -105,8 +105,8 @@ def _trusted(trust: Trust) -> list[str]:
     """How well predictions of new images will be judged."""
     found = trust.quality
     told = (
-        "autoseg_predict tells the Dice to expect of a new image from how far the networks agree. Tried on each case of "
-        "the cross-validation with what the others taught:"
+        "autoseg_predict tells the Dice to expect of a new image from how far the networks agree. Tried on each case "
+        "of the cross-validation with what the others taught:"
     )
     rows = [
         ["mean error of the expected Dice", number(found.mean_absolute_error, 4)],
