@@ -15,7 +15,8 @@ from autoseg.core.files import read_json, write_json
 from autoseg.core.plan import Plan
 from autoseg.core.trust import CaseTrust
 from autoseg.prediction.ensemble import Ensemble
-from autoseg.prediction.files import PredictionRecord, Target, asked_cases, predict_cases
+from autoseg.prediction.files import Target, predict_cases
+from autoseg.prediction.record import PredictionRecord, asked_cases
 from autoseg.prediction.scans import Scan
 
 MakePlan = Callable[..., Plan]

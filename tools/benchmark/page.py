@@ -1,6 +1,6 @@
-"""results.json of compare.py, prediction.json of prediction.py -> documentation/benchmarks.md and its picture.
+"""results.json, prediction.json, evaluation.json of the scripts beside -> documentation/benchmarks.md and its picture.
 
-Usage: page.py results.json prediction.json
+Usage: page.py results.json prediction.json evaluation.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE, PICTURE = ROOT / "documentation" / "benchmarks.md", ROOT / "documentation" / "pictures" / "benchmark.png"
 INTRODUCTION = """# Benchmarks
 
-[Training](benchmarks_training.md) has a page of its own; [prediction](#prediction) comes below.
+[Training](benchmarks_training.md) has a page of its own; [prediction](#prediction) and [evaluation](#evaluation) come
+below.
 
 ## Planning and preprocessing
 
@@ -61,6 +62,22 @@ writing process of nnU-Net.
 ```bash
 python tools/benchmark/prediction.py --data DIR --peer ENV
 python tools/benchmark/bf16_agreement.py MODEL IMAGES LABELS_OF_NNUNET
+```
+"""
+EVALUATION = """
+## Evaluation
+
+`autoseg_evaluate` against `nnUNetv2_evaluate_folder` on the same predictions: the true labels, moved by a few voxels,
+one voxel in twenty lost. Wall time of the whole command with its start, in turn ({rounds} rounds; medians). nnU-Net
+computes Dice, IoU and counts of voxels; autoseg these, three surface distances, surface Dice, volumes, and intervals.
+{load}
+
+nnU-Net's time on small volumes is mostly its start, once per process. On the CT volumes nnU-Net is faster: of autoseg's
+processor time for one of them nine tenths go into distances between surfaces, and fewer than eight cases are scored by
+one process.
+
+```bash
+python tools/benchmark/evaluation.py --data DIR --peer ENV
 ```
 """
 
@@ -110,6 +127,23 @@ def prediction(results: list[dict[str, Any]]) -> list[str]:
     return [text, table(results), "", *rows]
 
 
+def evaluation(content: dict[str, Any]) -> list[str]:
+    """The paragraphs on evaluation."""
+    results = content["results"]
+    cpus, loads = content["machine"]["cpus"], [one["load_average"] for one in results]
+    load = f"Load average of the {cpus} CPUs meanwhile: {min(loads):.0f} to {max(loads):.0f}."
+    rounds = " or ".join(map(str, sorted({len(one["rounds"]) for one in results})))
+    rows = [
+        "| what | Dice and IoU compared | largest difference | time ratio in each round |",
+        "| --- | --- | --- | --- |",
+    ]
+    for one in results:
+        ratios = ", ".join(f"{peer['seconds'] / own['seconds']:.1f}" for peer, own in one["rounds"])
+        difference = f"{one['largest_score_difference']:.1g}"
+        rows.append(f"| {one['name']} | {one['scores_compared']} | {difference} | {ratios} |")
+    return [EVALUATION.format(rounds=rounds, load=load), table(results), "", *rows]
+
+
 def picture(results: list[dict[str, Any]]) -> None:
     """Time ratios as bars on a logarithmic axis."""
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(results) + 1.2), layout="constrained")
@@ -129,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("prediction", type=Path)
+    parser.add_argument("evaluation", type=Path)
     args = parser.parse_args()
     content = json.loads(args.results.read_text())
     results = content["results"]
@@ -147,6 +182,7 @@ def main() -> None:
         "three labels are identical. Later versions (0.25.4 and 0.25.5 were looked at) take the label of the largest\n"
         "share; the two rules differ where three or more labels meet.",
         *prediction(json.loads(args.prediction.read_text())["results"]),
+        *evaluation(json.loads(args.evaluation.read_text())),
     ]
     PAGE.write_text("\n".join(parts) + "\n")
     picture(results)
