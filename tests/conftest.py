@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set AUTOSEG_TEST_DATA to run this test")
     return folder
+
+
+@pytest.fixture
+def reference_areas_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Surface areas once per spacing: surface-distance computes them anew for each pair, longer than all the rest."""
+    from surface_distance import lookup_tables
+
+    name = "create_table_neighbour_code_to_surface_area"
+    monkeypatch.setattr(lookup_tables, name, cache(getattr(lookup_tables, name)))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from scipy.ndimage import binary_dilation, binary_erosion, find_objects, gaussia
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import distance
 from scipy.stats import binned_statistic
-from surface_distance import lookup_tables
 
 from autoseg.core.geometry import Geometry, Orientation
 from autoseg.core.labels import LabelScheme
@@ -30,6 +29,7 @@ from autoseg.evaluation.calibration import calibration_errors
 from autoseg.evaluation.score_case import Pair, score_pair, score_volumes
 from autoseg.io.probability_file import LEVELS, ProbabilityFile, open_probabilities
 
+pytestmark = pytest.mark.usefixtures("reference_areas_once")
 Mask = NDArray[np.bool_]
 WITHIN = 1e-6  # mm, or of a share
 SURFACES = ("hd_mm", "hd95_mm", "mean_distance_mm")
@@ -171,13 +171,6 @@ def check(scores: LabelScores, masks: Masks, *, where: str) -> None:
         assert (got is None) == (wanted is None), (where, metric, got, wanted)
         if wanted is not None:
             assert got == pytest.approx(wanted, rel=0 if metric in SURFACES else 1e-9, abs=WITHIN), (where, metric)
-
-
-@pytest.fixture(autouse=True)
-def table_of_areas_once_per_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference computes it anew for each pair, which takes longer than all the rest."""
-    name = "create_table_neighbour_code_to_surface_area"
-    monkeypatch.setattr(lookup_tables, name, cache(getattr(lookup_tables, name)))
 
 
 def test_no_metric_is_without_a_reference() -> None:

@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from autoseg.ops.surface_distance import SurfaceDistances, cell_areas_mm2, cell_codes, surface_distances
 
+pytestmark = pytest.mark.usefixtures("reference_areas_once")
 Mask = NDArray[np.bool_]
 
 
@@ -40,7 +41,9 @@ def test_scores_of_a_thousand_random_pairs_equal_the_reference(seed: int) -> Non
     """100 pairs a seed: specks, halves and nearly full boxes; every other pair of smooth bodies."""
     rng = np.random.default_rng(seed)
     for number in range(100):
-        shape, spacing_mm = rng.integers(1, 12, 3), tuple(rng.uniform(0.3, 4, 3))
+        shape = rng.integers(1, 12, 3)
+        if number % 5 == 0:
+            spacing_mm = tuple(rng.uniform(0.3, 4, 3))
         if number % 2:
             pair = [rng.random(shape) < rng.choice([0.03, 0.5, 0.97]) for _ in "ab"]
         else:
