@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from autoseg import evaluation, reporting, training
 from autoseg.aftercare.choice import known_strategy, validated_folds, validated_predictions
@@ -21,9 +22,10 @@ from autoseg.core.versions import versions_here
 from autoseg.core.workspace import TRUST, Workspace, fold_files, fold_folder
 from autoseg.io.images import read_volume
 from autoseg.io.model_file import file_facts
-from autoseg.io.weights import load_weights
+from autoseg.io.weights import read_facts
 from autoseg.pipeline import Outcome, read_plan
 
+T = TypeVar("T")
 PICTURED = 5  # of the labels to check
 FEW_SLICES = 12  # of each plane of their pictures
 
@@ -48,6 +50,8 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
     shown, problems = _viewers(dataset, results, validated)
     doubts, doubtful, more = _doubts(dataset, results, so_far)
     problems += [problem for problem in more if problem not in problems]
+    others = _cross_validations(results.parent, problems)
+    trust = _tried(lambda: Trust.read(results / TRUST), problems) if (results / TRUST).is_file() else None
     told = [*dataset.problems, *problems, *_unfinished(dataset, workspace, results), *_doubtful_training(logs)]
     contents = reporting.Contents(
         title=f"{dataset.name}, {configuration}",
@@ -56,12 +60,12 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
         logs=logs,
         scores=Scores.read(crossval) if crossval.is_file() else so_far,
         folds=folds,
-        trust=Trust.read(results / TRUST) if (results / TRUST).is_file() else None,
+        trust=trust,
         viewers=[viewer for _, viewer in shown],
         doubts=doubts,
         doubtful=doubtful,
         strategy=known_strategy(workspace.strategy(dataset.name)),
-        others=_cross_validations(results.parent),
+        others=others,
         problems=[*told, *_absent(dataset, fingerprint)],
         versions=[*versions_here().items()],
         hashes=_hashes(dataset, workspace, results, plan),
@@ -140,6 +144,9 @@ def _viewer(caption: str, case: Case, predicted: Path, *, labels: LabelScheme, d
     assert case.label is not None
     volumes = [read_volume(file, case=case.id) for file in (case.images[0], case.label, predicted)]
     image, truth, found = (geometry.orientation.apply(voxels) for voxels, geometry in volumes)
+    if not image.shape == truth.shape == found.shape:
+        sizes = f"image {image.shape}, label {truth.shape} and prediction {found.shape} differ in size"
+        raise DataError(Problem(case=case.id, found=sizes, next="was a file changed since? Preprocess and train again"))
     spacing_mm = volumes[0][1].canonical.spacing_mm
     how = {}
     if disputed is not None:
@@ -151,7 +158,12 @@ def _unfinished(dataset: Dataset, workspace: Workspace, results: Path) -> Iterat
     """Folds that are missing, and scores that are not those of the weights that are there now."""
     path = workspace.splits(dataset.name)
     todo = f"autoseg_train -d {dataset.name} continues it (autoseg_status tells the whole command)"
-    for fold in range(len(read_splits(path, known={*dataset.cases}))) if path.is_file() else ():
+    try:
+        n_folds = len(read_splits(path, known={*dataset.cases})) if path.is_file() else 0
+    except DataError as error:
+        yield from error.problems
+        return
+    for fold in range(n_folds):
         folder = fold_folder(results, fold)
         if not (folder / "weights.safetensors").is_file():
             yield Problem(case=f"fold_{fold}", found="is not trained", next=todo)
@@ -176,10 +188,22 @@ def _absent(dataset: Dataset, fingerprint: Fingerprint | None) -> Iterator[Probl
             yield Problem(case="", found=found, next="see that this is true: it is learned as truth")
 
 
-def _cross_validations(folder: Path) -> list[tuple[str, float | None, int]]:
+def _cross_validations(folder: Path, problems: list[Problem]) -> list[tuple[str, float | None, int]]:
     """Every finished one of the data set: its configuration, mean Dice and number of cases."""
-    found = {path.parent.parent.name: Scores.read(path) for path in sorted(folder.glob("*/crossval/summary.json"))}
-    return [(name, scores.mean_dice, len(scores.cases)) for name, scores in found.items()]
+    rows = []
+    for path in sorted(folder.glob("*/crossval/summary.json")):
+        if scores := _tried(lambda path=path: Scores.read(path), problems):  # type: ignore[misc]
+            rows.append((path.parent.parent.name, scores.mean_dice, len(scores.cases)))
+    return rows
+
+
+def _tried(read: Callable[[], T], problems: list[Problem]) -> T | None:
+    """What can be read; None where it cannot, which is a problem then."""
+    try:
+        return read()
+    except DataError as error:
+        problems += [problem for problem in error.problems if problem not in problems]
+        return None
 
 
 def _hashes(dataset: Dataset, workspace: Workspace, results: Path, plan: Plan) -> list[tuple[str, str]]:
@@ -199,13 +223,14 @@ def _runs(results: Path) -> list[tuple[str, str]]:
     """How each fold was trained."""
     rows = []
     for fold, path in fold_files(results, "recipe.json").items():
-        recipe = Recipe.read(path)
+        try:
+            recipe = Recipe.read(path)
+        except DataError as error:
+            rows.append((f"fold {fold}", f"not known: {error}"))
+            continue
         length = f"{recipe.epochs} epochs" if recipe.time_budget_s is None else f"{recipe.time_budget_s:.0f} s"
         told = f"recipe {recipe.name}, {length} of {recipe.iterations} steps, seed {recipe.seed}"
-        weights = path.with_name("weights.safetensors")
-        try:
-            made = load_weights(weights)[1].get("made_with", {}) if weights.is_file() else {}
-        except DataError:
-            made = {}
+        made = read_facts(path.with_name("weights.safetensors")).get("made_with")
+        made = made if isinstance(made, dict) else {}
         rows.append((f"fold {fold}", "; ".join([told, *(f"{what} {version}" for what, version in made.items())])))
     return rows

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from autoseg.core.declaration import Labels
-from autoseg.core.records import Record
+from autoseg.core.records import Record, nearest
 from autoseg.core.strategy import Step
+
+MOST_STEPS = 1000  # each takes time in every prediction
 
 
 class FileFacts(Record):
@@ -46,9 +48,16 @@ class ModelCard(Record):
     channel_names: list[str]
     labels: Labels
     training_cases: int | None = None
-    steps: list[Step] = Field(default_factory=list)
+    steps: list[Step] = Field(default_factory=list, max_length=MOST_STEPS)
     scores: dict[str, CardScores] = Field(default_factory=dict)
     files: dict[str, FileFacts] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _steps_name_labels(self) -> ModelCard:
+        for name in (name for step in self.steps for name in step.labels):
+            if name not in self.labels:
+                raise ValueError(f"a step names '{name}', which is no label; {nearest(name, [*self.labels])}")
+        return self
 
     @property
     def text(self) -> str:

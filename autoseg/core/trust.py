@@ -11,6 +11,7 @@ from pydantic import Field
 from autoseg.core.records import Record
 
 EXTREME = 1e-3  # shares nearer to 0 or 1 count as this: their logits would be infinite
+STEEPEST = 50.0  # of a line between logits, which lie within 7 of 0
 INTERVAL = 0.8  # of the cases, whose Dice lies between `low` and `high`
 NORMAL_QUANTILE = 1.2816  # of that interval
 
@@ -43,9 +44,9 @@ class LabelCalibration(Record):
     these cases had the label.
     """
 
-    offset: float
-    slope: float = Field(ge=0)
-    spread: float = Field(ge=0)
+    offset: float = Field(ge=-STEEPEST, le=STEEPEST)
+    slope: float = Field(ge=0, le=STEEPEST)
+    spread: float = Field(ge=0, le=STEEPEST)
     cases: int = Field(ge=1)
     always_present: bool
 
@@ -110,8 +111,7 @@ class CaseTrust(Record):
         score = self.out_of_distribution
         if score is None or score <= 1:
             return []
-        usual = "of unseen images of this kind"
-        return [f"the image's features lie {score:.2g} times as far from those of the training images as 95 % {usual}"]
+        return [f"the image is unlike those of the training (score {score:.2g}, usual ones stay below 1)"]
 
 
 def mean_expected(expected: Mapping[str, ExpectedDice]) -> float | None:

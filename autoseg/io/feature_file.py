@@ -12,6 +12,7 @@ from autoseg.io.weights import load_weights, save_weights
 
 FEATURES = "features.safetensors"
 PARTS = ("mean", "scale", "covariance", "unseen")
+LARGEST = 1e6  # logarithms of standard deviations, and distances in their spreads, are far below
 AGAIN = "delete it, then run autoseg_train again (or get the model again)"
 
 
@@ -43,9 +44,10 @@ def read_features(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     shapes = {"mean": (size,), "scale": (size,), "covariance": (size, size)}
     if not size or any(arrays[name].shape != shape for name, shape in shapes.items()) or arrays["unseen"].ndim != 1:
         refuse_file(path, "holds arrays whose shapes do not fit each other", AGAIN)
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        refuse_file(path, "holds infinite values, or what is no number", AGAIN)
-    if not (arrays["scale"] > 0).all() or not arrays["unseen"].size or not (arrays["unseen"] > 0).all():
+    if not all((np.abs(array) < LARGEST).all() for array in arrays.values()):
+        refuse_file(path, "holds enormous or infinite values, or what is no number", AGAIN)
+    positive = (arrays["scale"], arrays["unseen"])
+    if not arrays["unseen"].size or not all((array > 1 / LARGEST).all() for array in positive):
         refuse_file(path, "holds scales or distances that are not positive", AGAIN)
     covariance = arrays["covariance"]
     try:

@@ -82,6 +82,18 @@ def load_weights(
     return tensors, facts
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts about weights, without reading these; none where the file is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def _checksum(tensor: torch.Tensor) -> int:
     import torch
 

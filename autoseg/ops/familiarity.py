@@ -61,7 +61,7 @@ def familiar_with(seen: Vectors, unseen: Vectors) -> Familiar | None:
     if len(seen) < 2 or not len(unseen):
         return None
     mean, spread = seen.mean(axis=0), seen.std(axis=0)
-    changes = spread > 1e-9 * np.maximum(1, np.abs(mean))
+    changes = spread > 1e-5 * np.maximum(1, np.abs(mean))  # less would be lost in float32, in which it is stored
     scale = np.where(changes, spread, 1.0)
     if not changes.any():
         return None

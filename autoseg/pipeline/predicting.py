@@ -20,7 +20,7 @@ from autoseg.core.strategy import Step
 from autoseg.core.workers import WorkerPool
 from autoseg.nets.device import choose_device, out_of_memory
 from autoseg.pipeline.outcome import Outcome, Progress, silent
-from autoseg.pipeline.prediction_report import write_prediction_report
+from autoseg.pipeline.prediction_report import named_members, write_prediction_report
 
 log = logging.getLogger(__name__)
 Result = dict[str, Any] | Exception
@@ -128,7 +128,7 @@ def predict(
     failed = {p.case for p in problems} & {scan.id for scan in scans}
     page = None
     if options.report:
-        page, lost = write_prediction_report(target, scans, members, record.value, [*problems, *warnings])
+        page, lost = write_prediction_report(target, scans, members, record, [*problems, *warnings])
         warnings += lost
     summary = {
         "predicted": len(scans) - len(failed),
@@ -156,7 +156,7 @@ def treatment(steps: Sequence[Step], scheme: LabelScheme) -> Callable[[Any, floa
     """
     for name in (name for step in steps for name in step.labels):
         if name not in scheme.foreground:
-            todo = "run autoseg_find_best_configuration again, or choose a model with -c"
+            todo = "run autoseg_find_best_configuration again, or choose configurations with -c"
             raise UsageError(f"the postprocessing names '{name}', which the model does not know; {todo}")
     return lambda labels, voxel_ml: refinement.apply(steps, labels, scheme=scheme, voxel_ml=voxel_ml)
 
@@ -187,7 +187,8 @@ def _ending(options: PredictOptions, usual: str, scans: Sequence[prediction.Scan
 
 def _facts(members: Sequence[prediction.Ensemble], options: PredictOptions, called: str) -> dict[str, Any]:
     """What prediction.json says of models and options."""
-    folds = {member.name: list(member.folds) for member in members}
+    named = named_members(members)
+    folds = {name: list(member.folds) for name, member in named.items()}
     same = all(each == list(members[0].folds) for each in folds.values())
     return {
         "model": called,
@@ -202,8 +203,8 @@ def _facts(members: Sequence[prediction.Ensemble], options: PredictOptions, call
             "postprocessing": [step.model_dump(exclude_none=True) for step in options.steps],
         },
         "trust": {
-            member.name: None if member.trust is None else member.trust.quality.model_dump(mode="json")
-            for member in members
+            name: None if member.trust is None else member.trust.quality.model_dump(mode="json")
+            for name, member in named.items()
         },
         "autoseg_version": __version__,
     }

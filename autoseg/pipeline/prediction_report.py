@@ -22,34 +22,36 @@ def write_prediction_report(
     target: Path,
     scans: Sequence[prediction.Scan],
     members: Sequence[prediction.Ensemble],
-    record: Mapping[str, Any],
+    record: prediction.PredictionRecord,
     problems: Sequence[Problem],
 ) -> tuple[Path, list[Problem]]:
-    """Write report.html beside the predictions: all cases in numbers, the most doubtful ones in pictures.
+    """Write a page beside the predictions: all cases in numbers, the most doubtful ones in pictures.
+
+    It is called report.html, or like the record of a part of the work: report_part0of4.html.
 
     Args:
         target: folder of the predictions.
         scans: what was to be predicted.
         members: the models.
-        record: what prediction.json says.
+        record: of the predictions; what it says of other cases than `scans` is of earlier runs, and left out.
         problems: failures and warnings.
 
     Returns:
         (the page, what could not be drawn).
     """
-    cases = [_case(name, entry) for name, entry in record["cases"].items()]
     by_id = {scan.id: scan for scan in scans}
+    cases = [_case(name, entry) for name, entry in record.value["cases"].items() if name in by_id]
     viewers, lost = [], []
-    for case in sorted((case for case in cases if case.case in by_id), key=_trusted_least)[:MOST_PICTURES]:
+    for case in sorted(cases, key=_trusted_least)[:MOST_PICTURES]:
         try:
             if viewer := _viewer(by_id[case.case], case, target, members[0]):
                 viewers.append(viewer)
         except (AutosegError, OSError) as error:
             lost.append(Problem(case=case.case, found=f"could not be drawn: {error}", next="predict it again"))
-    path = target / "report.html"
-    folds = "; ".join(f"{member.name}: {', '.join(member.folds)}" for member in members)
-    made_with = [("model", str(record["model"])), ("folds", folds)]
-    made_with += [(name, str(value)) for name, value in record["options"].items()]
+    path = target / record.path.name.replace("prediction", "report").replace(".json", ".html")
+    folds = "; ".join(f"{name}: {', '.join(member.folds)}" for name, member in named_members(members).items())
+    made_with = [("model", str(record.value["model"])), ("folds", folds)]
+    made_with += [(name, str(value)) for name, value in record.value["options"].items()]
     weights = [file for member in members for file in member.files]
     reporting.prediction_page(
         path,
@@ -64,16 +66,23 @@ def write_prediction_report(
     return path, lost
 
 
+def named_members(members: Sequence[prediction.Ensemble]) -> dict[str, prediction.Ensemble]:
+    """Models by their configuration, or by planner__configuration where that would not tell them apart."""
+    plain = [member.name for member in members]
+    whole = [f"{member.plan.planner}__{member.name}" for member in members]
+    return dict(zip(plain if len({*plain}) == len(plain) else whole, members, strict=True))
+
+
 def _case(name: str, entry: Mapping[str, Any]) -> reporting.PredictedCase:
     trust = entry.get("trust") or {}
     return reporting.PredictedCase(
         case=name,
-        seconds=entry["seconds"],
-        volumes_ml=entry["volumes_ml"],
-        warnings=entry["warnings"],
+        seconds=entry.get("seconds", 0.0),
+        volumes_ml=entry.get("volumes_ml", {}),
+        warnings=entry.get("warnings", []),
         expected_dice=trust.get("mean_expected_dice"),
         unusual=trust.get("out_of_distribution"),
-        hashes=entry["files"],
+        hashes=entry.get("files", {}),
     )
 
 

@@ -173,8 +173,8 @@ def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> 
 
     Args:
         path: a results folder (with model.json), a model folder (with card.json), or a model file.
-        configurations: of a model with several, those to use, without postprocessing, which was chosen for all; None
-            stands for those that its card names.
+        configurations: of a model with several, those to use (names of folders where planners share a name), without
+            postprocessing, which was chosen for all; None stands for those that its card names.
 
     Raises:
         UsageError: it is none of them, or has no such configuration.
@@ -190,7 +190,10 @@ def opened_model(path: Path, *, configurations: Sequence[str] | None = None) -> 
             known, main = {Model.read(folder / MODEL).configuration: folder}, [folder]
         elif (folder / model_file.CARD).is_file():
             card = model_file.read_card(folder / model_file.CARD)
-            known = {entry.parent.name.rpartition("__")[2]: entry.parent for entry in sorted(folder.glob(f"*/{MODEL}"))}
+            parts = [entry.parent for entry in sorted(folder.glob(f"*/{MODEL}"))]
+            short = [part.name.rpartition("__")[2] for part in parts]
+            known = {name: part for name, part in zip(short, parts, strict=True) if short.count(name) == 1}
+            known |= {part.name: part for part in parts}
             main, steps = [folder / name for name in card.configurations], card.steps
         else:
             todo = "give the folder with model.json, or a file that autoseg_export_model wrote; a model of nnU-Net "

@@ -24,6 +24,7 @@ class Agreement:
         self._scheme = scheme
         self._every = 1 if n_voxels * scheme.n_outputs <= ALL_VALUES else 4
         self._inside, self._all, self._voxels = (np.zeros(scheme.n_outputs) for _ in range(3))
+        self._found: set[str] = set()
 
     def add(self, logits: torch.Tensor, labels: NDArray[np.unsignedinteger]) -> None:
         """Add a block.
@@ -32,6 +33,11 @@ class Agreement:
             logits: (n_outputs, rows, Y, X).
             labels: (rows, Y, X) file values that were decoded from them.
         """
+        for plane in labels:  # every line: a small label may lie between those that are looked at
+            counts = np.bincount(
+                plane.ravel(), minlength=max((*self._scheme.values, *self._scheme.regions_class_order)) + 1
+            )
+            self._found |= {name for name, values in self._scheme.foreground.items() if counts[[*values]].any()}
         seen = logits[:, :, :: self._every]
         if self._scheme.has_regions:
             self._add_regions(seen.sigmoid(), labels[:, :: self._every])
@@ -40,9 +46,9 @@ class Agreement:
         shares = (seen - top).exp_()
         certainty = shares.sum(dim=0).reciprocal_()  # the probability of the label that is given
         n = self._scheme.n_outputs
-        label, certainty_of_voxels = label.flatten(), certainty.flatten()
+        label, certainty_of_voxels = label.flatten(), certainty.flatten().double()  # a float32 sum would stop growing
         self._all += _numbers(shares.mul_(certainty).sum(dim=(1, 2, 3)))
-        self._inside += _numbers(certainty.new_zeros(n).index_add_(0, label, certainty_of_voxels))
+        self._inside += _numbers(torch.bincount(label, weights=certainty_of_voxels, minlength=n))
         self._voxels += _numbers(torch.bincount(label, minlength=n))
 
     def _add_regions(self, probabilities: torch.Tensor, labels: NDArray[np.unsignedinteger]) -> None:
@@ -53,13 +59,18 @@ class Agreement:
             self._voxels[output] += int(given.sum())
 
     def of_labels(self) -> dict[str, float | None]:
-        """Agreement in [0, 1] of each label or region; None where no voxel has it."""
+        """Agreement in [0, 1] of each label or region; None where no voxel has it.
+
+        A label that lies only between the lines that were looked at is left out.
+        """
         found: dict[str, float | None] = {}
         for name in self._scheme.foreground:
             output = self._scheme.outputs[name]
-            total = self._all[output] + self._voxels[output]
-            share = float(2 * self._inside[output] / total) if self._voxels[output] else None
-            found[name] = None if share is None else round(min(1.0, share), 6)
+            if self._voxels[output]:
+                share = float(2 * self._inside[output] / (self._all[output] + self._voxels[output]))
+                found[name] = round(min(1.0, share), 6)
+            elif name not in self._found:
+                found[name] = None
         return found
 
 

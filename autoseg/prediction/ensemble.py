@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
@@ -198,7 +198,7 @@ def load_ensemble(
         seen=model.seen,
         origin=model.origin,
         familiar=tuple(known),
-        trust=Trust.read(folder / TRUST) if final and (folder / TRUST).is_file() else None,
+        trust=_load_trust(folder / TRUST) if final and (folder / TRUST).is_file() else None,
     )
 
 
@@ -231,6 +231,13 @@ def load_members(
                     "other; predict with each"
                 )
     return members
+
+
+def _load_trust(path: Path) -> Trust:
+    try:
+        return Trust.read(path)
+    except DataError as error:
+        raise DataError(replace(problem, next=AGAIN) for problem in error.problems) from error
 
 
 def _load_familiar(path: Path, network: nn.Module) -> Familiar | None:

@@ -73,7 +73,8 @@ def out_of_distribution(members: Sequence[Ensemble], image: PreparedImage) -> fl
         elif any(one is not None for one in member.familiar):
             known = zip(member.familiar, image_features(member, case.image), strict=True)
             found += [float(one.strangeness(row[None])[0]) for one, row in known if one is not None]
-    return round(float(np.mean(found)), 4) if found else None
+    score = float(np.mean(found)) if found else np.nan
+    return round(score, 4) if np.isfinite(score) else None
 
 
 def tile_boxes(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[slice, ...]]:

@@ -18,7 +18,7 @@ from autoseg.prediction.sliding_window import ANSWER_BYTES, SLAB_BYTES, usual_ti
 
 Place = Literal["device", "memory", "file"]
 SHARE = 0.9  # of the memory that is free; arithmetic is not exact
-NATIVE_BLOCKS = 3  # of resampled logits: rows on both sides, the rows between them, what is decoded of them
+NATIVE_BLOCKS = 3  # of resampled logits: rows on both sides, the rows between them, the probabilities of these
 
 
 @dataclass(frozen=True, kw_only=True)

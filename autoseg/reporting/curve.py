@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoseg.reporting.picture import label_colours, write_png
+from autoseg.reporting.picture import label_colours, plain, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def curve_figure(log_rows: Sequence[Row], *, label_names: Sequence[str] = (), ti
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title), fontsize=11)
     return figure
 
 
@@ -73,7 +73,7 @@ def _pseudo_dice(axes: Axes, rows: Sequence[Row], label_names: Sequence[str]) ->
     for position, name in enumerate(names):
         values = [classes[position] if (classes := row.get("pseudo_dice")) else None for row in rows]
         # So many classes show their spread; their names would fill the panel.
-        style = {"color": "0.7"} if n_classes > _MANY_CLASSES else {"color": colours[name], "label": name}
+        style = {"color": "0.7"} if n_classes > _MANY_CLASSES else {"color": colours[name], "label": plain(name)}
         _line(axes, rows, values, linewidth=0.9, alpha=0.9, **style)
     means = [row.get("pseudo_dice_mean") for row in rows]
     mean_name = f"mean of {n_classes} classes" if n_classes > 1 else "mean"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from autoseg.core.labels import LabelScheme
-from autoseg.reporting.picture import label_colours, write_png
+from autoseg.reporting.picture import label_colours, plain, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +117,7 @@ def slice_of_most(mask: NDArray[np.bool_]) -> list[int]:
 
 def _voxels_per_slice(volume: Voxels, *, labels: LabelScheme) -> list[NDArray[np.int64]]:
     """Per axis an array (slices, values inside) of voxel counts: one pass whatever the number of labels."""
-    n_values = len(labels.values) + 1  # the last one is what is ignored
+    n_values = len(labels.values) + 2  # the last ones are what is ignored, and undeclared
     counts = [np.zeros((size, n_values), dtype=np.int64) for size in volume.shape]
     lines = [np.arange(size) * n_values for size in volume.shape]
     for z, plane in enumerate(volume):
@@ -148,7 +148,7 @@ def grey_window(cuts: list[list[Voxels]], steps_mm: list[tuple[float, float]]) -
     if not any(len(values) for values in near):
         near = [grey.ravel() for grey, *_ in cuts]
     low, high = (float(limit) for limit in np.percentile(np.concatenate(near), [1, 99]))
-    spare = 0.05 * (high - low) or 1e-6
+    spare = 0.05 * (high - low) or max(1e-6, 1e-6 * abs(high))
     return low - spare, high + spare
 
 
@@ -174,7 +174,7 @@ def _panels(planes: list[Plane], size_mm: list[float], title: str, *, foot: floa
         place = (left / width, bottom / height, panel_wide / width, panel_high / height)
         panels.append(figure.add_axes(place))
         left += panel_wide + _GAP_INCH
-    figure.text(0.5, 1 - 0.15 / height, title, ha="center", va="top", fontsize=11)
+    figure.text(0.5, 1 - 0.15 / height, plain(title), ha="center", va="top", fontsize=11)
     return figure, panels
 
 
@@ -241,7 +241,7 @@ def _legend(figure: Figure, names: list[str], *, labels: LabelScheme, with_truth
     from matplotlib.patches import Patch
 
     colours = label_colours([*labels.foreground])
-    handles: list[Any] = [Patch(facecolor=colours[name], label=name) for name in names]
+    handles: list[Any] = [Patch(facecolor=colours[name], label=plain(name)) for name in names]
     handles.append(Patch(facecolor="0.6", alpha=0.6, label="fill: prediction"))
     if with_truth:
         handles.append(Line2D([], [], color="0.3", linewidth=1.4, label="line: truth"))

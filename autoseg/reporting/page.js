@@ -1,16 +1,17 @@
 // Tables that sort and filter, and sliders through slices. A browser without scripts shows the same page, standing still.
 "use strict";
 
-const numberIn = (text) => (/^[-+]?[\d.]/.test(text) ? parseFloat(text) : NaN);
+const NUMBER = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?(?=$|\s)/i; // nothing may follow but a further word
+const numberIn = (text) => (NUMBER.test(text) ? parseFloat(text) : NaN);
+const isEmpty = (text) => text === "-" || text === "";
 
 function sortRows(table, column, descending) {
   const key = (row) => row.cells[column].textContent.trim();
   const rows = [...table.tBodies[0].rows];
-  const numeric = rows.some((row) => !Number.isNaN(numberIn(key(row))));
-  const empty = (text) => text === "-" || text === "" || (numeric && Number.isNaN(numberIn(text)));
+  const numeric = rows.every((row) => isEmpty(key(row)) || !Number.isNaN(numberIn(key(row))));
   rows.sort((one, other) => {
     const [a, b] = [key(one), key(other)];
-    if (empty(a) || empty(b)) return empty(a) - empty(b); // whatever the direction, nothing comes last
+    if (isEmpty(a) || isEmpty(b)) return isEmpty(a) - isEmpty(b); // whatever the direction, nothing comes last
     const order = numeric ? numberIn(a) - numberIn(b) : a.localeCompare(b, undefined, { numeric: true });
     return descending ? -order : order;
   });
@@ -33,17 +34,24 @@ function makeSortable(table) {
   });
 }
 
-// What is typed is words that a row must hold, or a comparison such as "Dice < 0.8"; both can be joined by commas.
+// What is typed is words that a row must hold, or a comparison such as "Dice < 0.8"; both can be joined by commas. Of a
+// column the beginning or a part of its name is enough.
 function matcher(text, names) {
+  const holds = (row, words) => row.textContent.toLowerCase().includes(words.toLowerCase());
   const tests = text.split(",").map((part) => part.trim()).filter(Boolean).map((part) => {
-    const compared = part.match(/^(.+?)\s*([<>])\s*(-?[\d.]+)$/);
-    const column = compared ? names.indexOf(compared[1].trim().toLowerCase()) : -1;
-    if (column < 0) return (row) => row.textContent.toLowerCase().includes(part.toLowerCase());
-    const limit = parseFloat(compared[3]);
-    const value = (row) => numberIn(row.cells[column].textContent.trim());
-    return (row) => (compared[2] === "<" ? value(row) < limit : value(row) > limit);
+    const compared = part.match(/^(.+?)\s*([<>]=?)\s*([-+]?[\d.]+(?:e[-+]?\d+)?)$/i);
+    if (!compared) return (row) => holds(row, part);
+    const wanted = compared[1].trim().toLowerCase();
+    const exact = names.indexOf(wanted);
+    const column = exact >= 0 ? exact : names.findIndex((name) => name.includes(wanted));
+    if (column < 0) return (row) => holds(row, part);
+    const [limit, sign] = [parseFloat(compared[3]), compared[2]];
+    return (row) => {
+      const value = numberIn(row.cells[column].textContent.trim());
+      return sign === "<" ? value < limit : sign === ">" ? value > limit : sign === "<=" ? value <= limit : value >= limit;
+    };
   });
-  return (row) => tests.every((test) => test(row));
+  return (row) => tests.every((test) => test(row)) || holds(row, text.trim());
 }
 
 function makeFilterable(line, table) {

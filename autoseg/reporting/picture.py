@@ -18,6 +18,12 @@ def label_colours(names: list[str]) -> dict[str, str]:
     return {name: FIRST_COLOURS[position % len(FIRST_COLOURS)] for position, name in enumerate(names)}
 
 
+def plain(name: str) -> str:
+    """A name as matplotlib shows it letter by letter: no formula between dollars, nothing hidden by an underscore."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def png_bytes(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file, drawn without any display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

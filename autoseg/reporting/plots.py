@@ -9,7 +9,7 @@ import numpy as np
 
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.scores import Scores
-from autoseg.reporting.picture import label_colours
+from autoseg.reporting.picture import label_colours, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def size_figure(scores: Scores) -> Figure | None:
         rows = [labels[name] for labels in scores.cases.values() if name in labels]
         pairs = [(row.volume_truth_ml, row.dice) for row in rows if row.dice is not None and row.volume_truth_ml > 0]
         if pairs:
-            label = name if len(scores.summary) <= 10 else None
+            label = plain(name) if len(scores.summary) <= 10 else None
             axes.plot(*zip(*pairs, strict=True), "o", markersize=4, alpha=0.7, color=colours[name], label=label)
             volumes[name] = [volume for volume, _ in pairs]
     if not volumes:
@@ -148,7 +148,7 @@ def _volume_axis(axes: Axes, volumes_ml: Groups) -> None:
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=8)
     axes.set_ylim(len(names) - 0.5, -0.5)
     _plain(axes)
 

@@ -11,7 +11,7 @@ from autoseg.core.files import write_bytes
 from autoseg.reporting.page import figure, heading, page, paragraph, section, table
 from autoseg.reporting.picture import png_bytes
 from autoseg.reporting.plots import volume_figure
-from autoseg.reporting.report import number, problem_table, version_tables
+from autoseg.reporting.report import MOST_ROWS, number, problem_table, version_tables
 
 FEW_LABELS = 8  # columns of volumes; of more labels the volumes have a table of their own
 
@@ -21,7 +21,8 @@ class PredictedCase:
     """A case as prediction.json has it.
 
     `expected_dice` is the mean over labels, `unusual` the score against the training images (above 1 is unusual); both
-    are None for a model that cannot tell. `sha` is the hash of the label file.
+    are None for a model that cannot tell. `hashes` are those of
+    its files, as in prediction.json.
     """
 
     case: str
@@ -86,6 +87,9 @@ def _cases(cases: Sequence[PredictedCase]) -> list[str]:
         )
     if len(names) > FEW_LABELS:
         every = [[case.case, name, f"{ml:.4g}"] for case in cases for name, ml in case.volumes_ml.items()]
+        if len(every) > MOST_ROWS:
+            cut = f"The first {MOST_ROWS} of {len(every)} volumes; all are in prediction.json."
+            every, parts = every[:MOST_ROWS], [*parts, paragraph(cut, kind="note")]
         parts += [heading("Volumes"), table(["case", "label", "ml"], every, numbers_from=2, interactive=True)]
     seen = {name: [ml for case in cases if (ml := case.volumes_ml.get(name, 0.0)) > 0] for name in names}
     if any(len(values) > 1 for values in seen.values()):

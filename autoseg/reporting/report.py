@@ -324,7 +324,7 @@ def _per_case_and_label(scores: Scores) -> str:
     ordered = [cells for _, cells in sorted(rows, key=lambda row: row[0])][:MOST_ROWS]
     drawn = table(header, ordered, numbers_from=2, interactive=True)
     if len(rows) > MOST_ROWS:
-        cut = f"The {MOST_ROWS} rows with the lowest Dice of {len(rows)}; all are in crossval/scores.csv."
+        cut = f"The {MOST_ROWS} rows with the lowest Dice of {len(rows)}; all are in the scores.csv files."
         drawn = paragraph(cut, kind="note") + drawn
     return drawn
 

@@ -52,16 +52,17 @@ def case_viewer(
         centre = slice_of_most(focus)
     inside = tuple(slice(*limits) for limits in box)
     painted = [_painted(volume[inside], labels) for volume in volumes]
-    grey = _grey(image[inside], painted, spacing_mm)
-    size_mm = [n * step for n, step in zip(grey.shape, spacing_mm, strict=True)]
+    shown_image = image[inside]
+    window = _window(shown_image, painted, spacing_mm)
+    size_mm = [n * step for n, step in zip(shown_image.shape, spacing_mm, strict=True)]
     pixels_per_mm = SHOWN_PIXELS / max(size_mm)
     planes = []
     for plane in PLANES:
-        if grey.shape[plane.row] < 2 or grey.shape[plane.column] < 2:
+        if shown_image.shape[plane.row] < 2 or shown_image.shape[plane.column] < 2:
             continue
-        chosen = _chosen(grey.shape[plane.across], centre[plane.across] - box[plane.across][0], most_slices)
-        shown = [_slices(volume, plane, chosen) for volume in (grey, *painted)]
-        layers = [("image", _jpeg(shown[0])), ("predicted", _png(shown[-1]))]
+        chosen = _chosen(shown_image.shape[plane.across], centre[plane.across] - box[plane.across][0], most_slices)
+        shown = [_slices(volume, plane, chosen) for volume in (shown_image, *painted)]
+        layers = [("image", _jpeg(_grey(shown[0], window))), ("predicted", _png(shown[-1]))]
         if truth is not None:
             layers.append(("truth", _png(_outlines(shown[1], SHOWN_PIXELS))))
         wide, high = (round(size_mm[axis] * pixels_per_mm) for axis in (plane.column, plane.row))
@@ -89,24 +90,33 @@ def case_viewer(
 
 def _painted(volume: Voxels, labels: LabelScheme) -> NDArray[np.uint8]:
     """Each voxel's position among the foreground names, from 1 (of several the last one), 0 for background."""
-    numbers = np.zeros(len(labels.values) + 1, dtype=np.uint8)  # the last one is what is ignored
+    numbers = np.zeros(len(labels.values) + 2, dtype=np.uint8)  # the last ones are what is ignored, and undeclared
     for position, members in enumerate(labels.regions_inside):
         numbers[list(members)] = position % 255 + 1
-    painted: NDArray[np.uint8] = numbers[labels.encode(volume)]
+    painted = np.empty(volume.shape, dtype=np.uint8)
+    for plane, values in zip(painted, volume, strict=True):  # one by one: encoding takes 10 bytes per voxel
+        plane[:] = numbers[labels.encode(values)]
     return painted
 
 
-def _grey(image: Voxels, painted: Sequence[Voxels], spacing_mm: tuple[float, float, float]) -> NDArray[np.uint8]:
+def _window(image: Voxels, painted: Sequence[Voxels], spacing_mm: tuple[float, float, float]) -> tuple[float, float]:
+    """Grey values shown as black and white, from the slices that show most of the labels."""
     middle = [size // 2 for size in image.shape]
     cuts, steps = [], []
     for plane in PLANES:
         view: list[slice | int] = [slice(None)] * 3
-        weights = sum((volume > 0).sum(axis=tuple({0, 1, 2} - {plane.across})) for volume in painted)
+        weights = sum(np.count_nonzero(volume, axis=tuple({0, 1, 2} - {plane.across})) for volume in painted)
         view[plane.across] = int(np.argmax(weights)) if np.any(weights) else middle[plane.across]
         cuts.append([volume[tuple(view)] for volume in (image, *painted)])
         steps.append((spacing_mm[plane.row], spacing_mm[plane.column]))
-    low, high = grey_window(cuts, steps)
-    return np.clip((image.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+    return grey_window(cuts, steps)
+
+
+def _grey(slices: Voxels, window: tuple[float, float]) -> NDArray[np.uint8]:
+    low, high = window
+    shown = np.clip((slices.astype(np.float32) - low) * (255 / (high - low)), 0, 255)
+    grey: NDArray[np.uint8] = np.nan_to_num(shown).astype(np.uint8)
+    return grey
 
 
 def _chosen(size: int, centre: int, most: int) -> list[int]:

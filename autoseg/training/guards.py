@@ -26,8 +26,8 @@ def _seen(rows: Sequence[dict[str, Any]]) -> str:
     last = rows[-WATCHED_EPOCHS:]
     if len(last) < WATCHED_EPOCHS:
         return ""
-    best = max(row["pseudo_dice_mean"] for row in last)
-    losses = [row["train_loss"] for row in last if row["train_loss"] is not None]
+    best = max(row.get("pseudo_dice_mean") or 0.0 for row in last)
+    losses = [row["train_loss"] for row in last if row.get("train_loss") is not None]
     todo = "try --recipe quick, --recipe balanced or a smaller learning rate, and look at images and labels"
     if best < NOTHING_FOUND:
         return f"no structure was found in {WATCHED_EPOCHS} epochs, the network answers background; {todo}"

@@ -113,6 +113,62 @@ def test_wrong_configuration_or_planner_is_a_wrong_call(world, call, words, reas
     assert not (world.top / "results").exists()
 
 
+def damaged_scores(world):
+    (world.model("coarse") / "crossval" / "summary.json").write_text('{"mean_dice": 1}')
+
+
+def damaged_trust(world):
+    (world.model("small") / "trust.json").write_text('{"labels": {}}')
+
+
+def strange_recipe(world):
+    (world.model("small") / "fold_0" / "recipe.json").write_text('{"name": "x", "of_another_version": 1}')
+
+
+def lost_case(world):
+    for name in ("imagesTr/case_0_0000.nii.gz", "labelsTr/case_0.nii.gz"):
+        (world.raw / name).unlink()
+
+
+def short_log(world):
+    rows = [json.dumps({"epoch": number}) for number in range(12)]
+    (world.model("small") / "fold_0" / "log.jsonl").write_text("\n".join(rows))
+
+
+def other_size(world):
+    for case in world.folds[0]:
+        world.write_image(world.raw / "labelsTr" / f"{case}.nii.gz", np.ones((3, 4, 5), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (damaged_scores, "is missing"),
+        (damaged_trust, "is missing"),
+        (strange_recipe, "of_another_version"),
+        (lost_case, "does not exist"),
+        (short_log, "no structure was found"),
+        (other_size, "differ in size"),
+    ],
+)
+def test_what_is_damaged_is_told_and_the_page_written_all_the_same(trained, call, damage, told):
+    damage(trained)
+    call(main, *trained.where, "-c", "small", "--planner", "hand")
+    page = page_of(trained)
+    assert told in page.text
+    assert "Mean Dice over labels" in page.text
+
+
+def test_names_are_not_taken_for_formulas(world, call):
+    names = {"background": 0, "$\\foo$": 2, "_core $x": 5}
+    path = world.raw / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "labels": names}))
+    plan = world.plan.with_changes(labels=names)
+    plan.write(world.top / "preprocessed" / "Dataset900_Toy" / "plans" / "hand.json")
+    code, _, told = call(main, *world.where, "-c", "small", "--planner", "hand")
+    assert (code, told) == (0, "")
+
+
 def test_labels_that_disagree_unlike_others_are_shown_to_be_checked(world, call):
     def forgotten(labels: np.ndarray) -> np.ndarray:
         return np.where((labels == 5) & (labels.sum() == world.truth_of("case_1").sum()), 0, labels).astype(np.uint8)

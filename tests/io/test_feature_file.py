@@ -62,6 +62,15 @@ def test_what_cannot_be_is_refused(tmp_path: Path, change: dict[str, np.ndarray 
     assert made_from(path) is None
 
 
+@pytest.mark.parametrize(("name", "value"), [("mean", 1e7), ("scale", 1e-9), ("unseen", 1e-9), ("covariance", 1e9)])
+def test_numbers_that_no_image_has_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    changed = arrays()
+    changed[name] = changed[name] * value
+    write_features(tmp_path / "f.safetensors", changed, facts={})
+    with pytest.raises(DataError):
+        read_features(tmp_path / "f.safetensors")
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.safetensors"
     assert made_from(path) is None

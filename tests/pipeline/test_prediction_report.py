@@ -76,6 +76,21 @@ def test_the_most_doubtful_cases_are_pictured(world: Path, monkeypatch: pytest.M
     assert [caption for caption in captions(world) if len(caption) == 1] == ["a"]
 
 
+def test_each_part_of_the_work_has_a_page_of_its_own(world: Path) -> None:
+    for number in range(2):
+        assert call(world, "--part", f"{number}/2") == 0
+    pages = sorted(path.name for path in (world / "out").glob("*.html"))
+    assert pages == ["report_part0of2.html", "report_part1of2.html"]
+    assert "<figcaption>b</figcaption>" in (world / "out" / pages[1]).read_text(encoding="utf-8")
+
+
+def test_a_case_of_an_earlier_run_is_not_told_as_one_of_this(world: Path) -> None:
+    assert call(world) == 0
+    (world / "in" / "a_0000.nii.gz").unlink()
+    assert call(world, "--no_mirroring") == 0
+    assert "<td>a</td>" not in (world / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_without_the_option_there_is_no_page(world: Path) -> None:
     where = ["-m", str(world / MODEL), "-i", str(world / "in"), "-o", str(world / "out")]
     assert predict.main([*where, "--device", "cpu"]) == 0

@@ -30,7 +30,8 @@ from autoseg.io.peer_plan import read_peer_plan
 from autoseg.io.probability_file import open_probabilities
 from autoseg.io.weights import save_weights
 from autoseg.nets.build import build_network
-from autoseg.pipeline import opened_model
+from autoseg.pipeline import Words, opened_model
+from autoseg.pipeline import export_model as write_model
 from autoseg.prediction.scans import Scan
 
 MakePlan = Callable[..., Plan]
@@ -603,6 +604,32 @@ def test_prediction_follows_the_strategy_unless_a_model_is_chosen(
     assert not (tmp_path / "none").exists()
 
 
+def test_models_of_two_planners_are_told_apart(
+    tmp_path: Path, place: list[str], make_plan: MakePlan, capsys: Any
+) -> None:
+    trained(tmp_path / "results", make_plan(labels={"background": 0, "a": 3, "b": 7}), planner="other", seed=9)
+    folder = tmp_path / "results" / "Dataset900_Toy"
+    models = [folder / f"{planner}__small" for planner in ("hand", "other")]
+    write_model(models, tmp_path / "m", folds=None, words=Words(name="two"))
+    images = ["-i", str(tmp_path / "in"), "--device", "cpu"]
+    assert predict.main(["-m", str(tmp_path / "m"), *images, "-o", str(tmp_path / "both")]) == 0
+    record = json.loads((tmp_path / "both" / "prediction.json").read_text())
+    assert [*record["trust"]] == ["hand__small", "other__small"]
+    assert predict.main(["-m", str(tmp_path / "m"), "-c", "other__small", *images, "-o", str(tmp_path / "one")]) == 0
+    capsys.readouterr()
+    assert predict.main(["-m", str(tmp_path / "m"), "-c", "small", *images, "-o", str(tmp_path / "none")]) == 2
+    assert "has no configuration small" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_card_whose_steps_name_other_labels_is_refused(tmp_path: Path, place: list[str], capsys: Any) -> None:
+    assert export_model.main([*place, "-c", "small", "-o", str(tmp_path / "m")]) == 0
+    card = tmp_path / "m" / "card.json"
+    step = {"action": "keep_largest", "labels": ["lesion"]}
+    card.write_text(json.dumps({**json.loads(card.read_text()), "steps": [step]}))
+    assert predicted(tmp_path, tmp_path / "m", tmp_path / "out") == 1
+    assert "a step names 'lesion', which is no label" in " ".join(capsys.readouterr().err.split())
+
+
 def test_an_exported_model_carries_the_strategy(tmp_path: Path, place: list[str], make_plan: MakePlan) -> None:
     trained(tmp_path / "results", make_plan(labels={"background": 0, "a": 3, "b": 7}), planner="other", seed=9)
     step = Step(action="remove_smaller", labels=["b"], than_ml=0.05)
@@ -618,7 +645,7 @@ def test_an_exported_model_carries_the_strategy(tmp_path: Path, place: list[str]
     images = ["-i", str(tmp_path / "in"), "--device", "cpu"]
     assert predict.main([*words, *images, "-o", str(tmp_path / "here")]) == 0
     assert predict.main(["-m", str(model), *images, "-o", str(tmp_path / "there")]) == 0
-    assert predict.main(["-m", str(model), "-c", "small", *images, "-o", str(tmp_path / "one")]) == 0
+    assert predict.main(["-m", str(model), "-c", "hand__small", *images, "-o", str(tmp_path / "one")]) == 0
     ours = Predictor.load(model, device="cpu")
     for case in "pq":
         here, there = (voxels(tmp_path / name / f"{case}.nii.gz") for name in ("here", "there"))

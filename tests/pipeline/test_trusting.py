@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from autoseg import Predictor
 from autoseg.cli import export_model, import_model, plan_and_preprocess, predict, train
+from autoseg.core.scores import Scores
 from autoseg.core.trust import Agreements, CaseTrust, Trust, TrustQuality
 from autoseg.io.feature_file import read_features, write_features
 from autoseg.phantoms import write_phantoms
@@ -60,7 +61,12 @@ def test_training_leaves_what_prediction_needs(trained: Path) -> None:
         assert arrays["unseen"].shape == (1,)
         cases |= Agreements.read(model / f"fold_{fold}" / "validation" / "agreement.json").cases.keys()
     assert len(cases) == FOLDS
-    assert Trust.read(model / "trust.json").quality.cases <= FOLDS
+    trust = Trust.read(model / "trust.json")
+    scored = Scores.read(model / "crossval" / "summary.json").cases
+    known = [name for rows in scored.values() for name, row in rows.items() if row.dice is not None]
+    assert {*trust.labels} <= {*known}
+    assert sum(one.cases for one in trust.labels.values()) <= len(known)
+    assert trust.quality.pairs == sum(one.cases for one in trust.labels.values() if one.cases > 1)
 
 
 @pytest.fixture(scope="module")

@@ -131,3 +131,28 @@ def test_folds_that_contradict_each_other_agree_less(make_plan: MakePlan) -> Non
         found.append(agreement.of_labels()["dark"])
     assert found == sorted(found, reverse=True)
     assert found[2] < found[0] - 0.03
+
+
+def test_a_block_of_millions_of_voxels_is_summed_exactly() -> None:
+    name = "a"
+    logits = torch.zeros(LABELS.n_outputs, 1, 4000, 5000)
+    logits[LABELS.outputs[name]] = float(np.log(0.97 / 0.01))  # 0.97, and 0.01 for each of the others
+    agreement = Agreement(LABELS, n_voxels=1)
+    agreement.add(logits, decode(logits, LABELS))
+    assert agreement.of_labels()[name] == pytest.approx(2 * 0.97 / 1.97, abs=1e-4)
+
+
+@pytest.mark.parametrize("scheme", [LABELS, REGIONS])
+def test_a_label_between_the_lines_that_are_looked_at_is_not_taken_for_absent(
+    scheme: LabelScheme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoseg.prediction.agreement.ALL_VALUES", 10)
+    logits = torch.zeros(scheme.n_outputs, 2, 8, 8)
+    logits[0] = -3.0 if scheme.has_regions else 3.0
+    name = [*scheme.foreground][-1]
+    logits[scheme.outputs[name], :, 1] = 9.0
+    labels = decode(logits, scheme)
+    agreement = Agreement(scheme, n_voxels=logits[0].numel())
+    agreement.add(logits, labels)
+    assert scheme.mask(labels, name).any()
+    assert name not in agreement.of_labels()

@@ -68,6 +68,23 @@ def test_a_click_on_a_column_sorts_and_another_one_turns_round(report):
 
 
 @pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (["pat_b", "12A", "pat_a", "3d"], ["3d", "12A", "pat_a", "pat_b"]),
+        (["2023-05-02_x", "2023-05-01_x", "2022-01-01_z", "2023-04-01_x"], ["2022-01-01_z", "2023-04-01_x"]),
+        (["10", "9", "-", "1e1"], ["9", "10", "1e1", "-"]),
+    ],
+)
+def test_names_that_begin_with_digits_are_sorted_as_names(make_plan, tmp_path, names, ordered):
+    doubts = [[name, "organ", "0.1", "0.9", "8.0", "seen"] for name in names]
+    report_page(tmp_path / "r.html", Contents(title="A", plan=make_plan(), doubts=doubts))
+    with browser.opened(tmp_path / "r.html") as page:
+        table = page.find_element("xpath", "//h2[text()='Labels to check']/following-sibling::div[1]")
+        table.find_elements("css selector", "th button")[0].click()
+        assert column(table, 0)[: len(ordered)] == ordered
+
+
+@pytest.mark.parametrize(
     ("typed", "left"),
     [
         ("case_c", ["case_c", "case_c"]),
@@ -75,6 +92,8 @@ def test_a_click_on_a_column_sorts_and_another_one_turns_round(report):
         ("Dice < 0.6", ["case_a", "case_d", "case_d"]),
         ("dice > 0.6, organ", ["case_a", "case_c"]),
         ("nothing like it", []),
+        ("sens < 2", []),
+        ("NSD >= 8.5e-1", ["case_a", "case_c", "case_c"]),
     ],
 )
 def test_a_filter_leaves_the_rows_that_match(report, typed, left):
