@@ -16,7 +16,7 @@ from autoseg.core.errors import DataError, Problem, UsageError
 from autoseg.core.files import content_key
 from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.plan import Model
-from autoseg.core.scores import Scores
+from autoseg.core.scores import Scores, written_scores
 from autoseg.core.strategy import Member, Strategy
 from autoseg.core.workspace import Workspace, fold_files
 from autoseg.nets.cost import prediction_cost
@@ -109,7 +109,7 @@ def _unable(singles: Sequence[refinement.Candidate], able: Sequence[refinement.C
 
 
 def _single(model: Path, ending: str, n_slices: int) -> refinement.Candidate:
-    known, scores = Model.read(model / "model.json"), Scores.read(model / "crossval" / "summary.json")
+    known, scores = Model.read(model / "model.json"), written_scores(model / "crossval" / "summary.json")
     plan = known.plan
     folds = validated_folds(model)
     costs = []
@@ -218,7 +218,7 @@ def validated_folds(model: Path) -> dict[str, list[str]]:
     """The cases that were validated in each fold of the cross-validation."""
     summaries = fold_files(model, "validation/summary.json")
     # what was trained on all cases was scored on them
-    return {fold: [*Scores.read(path).cases] for fold, path in summaries.items() if fold != "all"}
+    return {fold: [*written_scores(path).cases] for fold, path in summaries.items() if fold != "all"}
 
 
 def validated_predictions(model: Path, ending: str) -> dict[str, Path]:

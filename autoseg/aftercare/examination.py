@@ -7,19 +7,21 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from autoseg import __version__, prediction
+from autoseg.aftercare.choice import validated_folds
 from autoseg.core.case_table import CASE_TABLE, read_case_table
 from autoseg.core.dataset import Dataset, read_dataset
 from autoseg.core.errors import AutosegError, DataError, Problem, problems_of
 from autoseg.core.plan import Plan
 from autoseg.core.workers import available_cpus, available_memory_gb, supervised_map
-from autoseg.core.workspace import Workspace, fold_files
+from autoseg.core.workspace import Workspace, fold_files, fold_folder
+from autoseg.io.images import read_volume
 from autoseg.nets.device import choose_precision
 from autoseg.pipeline import Outcome, Progress, current_splits, extract_fingerprint, pool_for, silent
 
@@ -197,4 +199,22 @@ def _models(dataset: Dataset, workspace: Workspace) -> tuple[list[Finding], list
                 problems += problems_of(error, case=f"fold_{fold}")
         found = f"{len(sound)} of {len(folds)} finished folds can be used"
         findings.append(Finding(name=path.parent.name, found=found))
+        problems += _lost_predictions(path.parent, dataset.json.file_ending)
     return findings, problems
+
+
+def _lost_predictions(model: Path, ending: str) -> Iterator[Problem]:
+    """Validated cases whose predicted label file is gone or damaged."""
+    try:
+        folds = validated_folds(model)
+    except DataError as error:
+        yield from error.problems
+        return
+    for fold, cases in folds.items():
+        folder = fold_folder(model, fold) / "validation"
+        todo = f"delete {folder} and run autoseg_train again (with --save_probabilities, if you had them)"
+        for case in cases:
+            try:
+                read_volume(folder / f"{case}{ending}", case=case)
+            except AutosegError as error:
+                yield from (replace(problem, next=todo) for problem in problems_of(error, case=case))

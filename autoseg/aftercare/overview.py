@@ -15,7 +15,7 @@ from autoseg.core.fingerprint import Fingerprint
 from autoseg.core.labels import LabelScheme
 from autoseg.core.plan import Model, Plan
 from autoseg.core.recipe import Recipe
-from autoseg.core.scores import Scores, validation_scores
+from autoseg.core.scores import Scores, validation_scores, written_scores
 from autoseg.core.splits import read_splits
 from autoseg.core.trust import Trust
 from autoseg.core.versions import versions_here
@@ -50,6 +50,11 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
     shown, problems = _viewers(dataset, results, validated)
     doubts, doubtful, more = _doubts(dataset, results, so_far)
     problems += [problem for problem in more if problem not in problems]
+    kept = validated_predictions(results, dataset.json.file_ending)
+    if lost := sorted(folds.keys() - kept.keys() - {problem.case for problem in problems}):
+        found = f"the predicted files of {len(lost)} validated cases are gone ({', '.join(lost[:5])}, ...)"
+        todo = "delete the validation folders of their folds and run autoseg_train again"
+        problems.append(Problem(case="", found=found, next=todo))
     others = _cross_validations(results.parent, problems)
     trust = _tried(lambda: Trust.read(results / TRUST), problems) if (results / TRUST).is_file() else None
     told = [*dataset.problems, *problems, *_unfinished(dataset, workspace, results), *_doubtful_training(logs)]
@@ -58,7 +63,7 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
         plan=plan,
         fingerprint=fingerprint,
         logs=logs,
-        scores=Scores.read(crossval) if crossval.is_file() else so_far,
+        scores=written_scores(crossval) if crossval.is_file() else so_far,
         folds=folds,
         trust=trust,
         viewers=[viewer for _, viewer in shown],
@@ -95,7 +100,7 @@ def _viewers(
     predictions = validated_predictions(results, dataset.json.file_ending)
     shown: list[tuple[str, str]] = []
     problems: list[Problem] = []
-    for place, name in sorted(named.items()) if order else ():
+    for place, name in sorted(named.items(), reverse=True) if order else ():  # the worst is looked for first
         case = order[place]
         if case not in predictions:
             todo = "delete the validation folder of its fold and run autoseg_train again"
@@ -112,7 +117,7 @@ def _viewers(
 def _validated(results: Path) -> list[Scores]:
     """The scores of every fold of the cross-validation: what was trained on all cases was scored on them."""
     validated = fold_files(results, "validation/summary.json")
-    return [Scores.read(path) for fold, path in validated.items() if fold != "all"]
+    return [written_scores(path) for fold, path in validated.items() if fold != "all"]
 
 
 def _doubts(dataset: Dataset, results: Path, scores: Scores | None) -> tuple[list[list[str]], list[str], list[Problem]]:
@@ -192,7 +197,7 @@ def _cross_validations(folder: Path, problems: list[Problem]) -> list[tuple[str,
     """Every finished one of the data set: its configuration, mean Dice and number of cases."""
     rows = []
     for path in sorted(folder.glob("*/crossval/summary.json")):
-        if scores := _tried(lambda path=path: Scores.read(path), problems):  # type: ignore[misc]
+        if scores := _tried(lambda path=path: written_scores(path), problems):  # type: ignore[misc]
             rows.append((path.parent.parent.name, scores.mean_dice, len(scores.cases)))
     return rows
 

@@ -12,10 +12,11 @@ from autoseg.core.errors import DataError, Problem
 from autoseg.core.heartbeat import died_in, worker_in
 from autoseg.core.plan import Plan
 from autoseg.core.recipe import RECIPES, Recipe
-from autoseg.core.scores import Scores, validation_scores
+from autoseg.core.scores import validation_scores, written_scores
 from autoseg.core.splits import default_splits, read_splits
 from autoseg.core.workspace import Workspace, fold_files, fold_folder
 from autoseg.io.case_store import CaseStore
+from autoseg.io.weights import read_facts
 from autoseg.pipeline import Outcome
 
 
@@ -91,7 +92,7 @@ def _configuration_status(
     names: list[str] = []
     folds = []
     try:
-        pooled = Scores.read(crossval).mean_dice if crossval.is_file() else None
+        pooled = written_scores(crossval).mean_dice if crossval.is_file() else None
         names = [*_folds(dataset, workspace, results)]
     except DataError as error:
         problems += [problem for problem in error.problems if problem not in problems]
@@ -132,7 +133,9 @@ def _fold_status(results: Path, fold: str, train: tuple[str, ...]) -> FoldStatus
     recipes = [folder / "recipe.json", *fold_files(results, "recipe.json").values()]
     begun = next((path for path in recipes if path.is_file()), None)
     recipe = Recipe.read(begun) if begun is not None else RECIPES["default"]
-    epochs_done = len(training.read_log(folder / "log.jsonl"))
+    weights = folder / "weights.safetensors"
+    trained = read_facts(weights).get("epoch")  # the log may have lost a line
+    epochs_done = max(len(training.read_log(folder / "log.jsonl")), trained if isinstance(trained, int) else 0)
     mean_dice: float | None = None
     worker = worker_in(folder)
     if worker is not None:
@@ -141,7 +144,7 @@ def _fold_status(results: Path, fold: str, train: tuple[str, ...]) -> FoldStatus
         state = "died"
     elif not (folder / "recipe.json").is_file():
         state = "not begun"
-    elif not (folder / "weights.safetensors").is_file() or epochs_done < (recipe.length[0] or 0):
+    elif not weights.is_file() or epochs_done < (recipe.length[0] or 0):
         state = "not finished"
     elif scores := validation_scores(folder):
         state, mean_dice = "validated", scores.mean_dice

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
 
+from autoseg.core.errors import DataError
 from autoseg.core.files import content_key, write_bytes
 from autoseg.core.records import Record
 
@@ -100,12 +102,21 @@ class Scores(Record):
         return self.rules == RULES and self.tolerances_mm == tolerances_mm and self.lesions == [*lesions]
 
 
+def written_scores(path: Path) -> Scores:
+    """A summary.json that autoseg wrote. Raises DataError: it is damaged, and can be made anew."""
+    try:
+        return Scores.read(path)
+    except DataError as error:
+        todo = "delete it and run autoseg_train again, which makes it anew"
+        raise DataError(replace(problem, next=todo) for problem in error.problems) from error
+
+
 def validation_scores(fold: Path) -> Scores | None:
     """Scores of a fold's validation cases; None unless they belong to the weights that the fold has now."""
     scores, note, weights = _validation_files(fold)
     if not all(path.is_file() for path in (scores, note, weights)) or note.read_text() != content_key(files=[weights]):
         return None
-    return Scores.read(scores)
+    return written_scores(scores)
 
 
 def mark_validated(fold: Path) -> None:

@@ -58,6 +58,8 @@ def _seen(row: LabelScores) -> str:
     share = row.volume_predicted_ml / row.volume_truth_ml
     if share > 1.5:
         return f"{share:.1f} times as much predicted as drawn"
-    if share < 1 / 1.5:
-        return f"only {share:.0%} of what is drawn is predicted"
+    if share > 1.1:
+        return f"{share - 1:.0%} more predicted than drawn"
+    if share < 0.9:
+        return f"{1 - share:.0%} less predicted than drawn"
     return "about as much predicted as drawn, but elsewhere"

@@ -10,6 +10,7 @@ import numpy as np
 
 from autoseg import prediction, reporting
 from autoseg.core.errors import AutosegError, Problem
+from autoseg.core.strategy import Step
 from autoseg.core.versions import versions_here
 from autoseg.io.images import read_volume
 from autoseg.io.model_file import file_facts
@@ -51,7 +52,10 @@ def write_prediction_report(
     path = target / record.path.name.replace("prediction", "report").replace(".json", ".html")
     folds = "; ".join(f"{name}: {', '.join(member.folds)}" for name, member in named_members(members).items())
     made_with = [("model", str(record.value["model"])), ("folds", folds)]
-    made_with += [(name, str(value)) for name, value in record.value["options"].items()]
+    told = {**record.value["options"]}
+    steps = [Step(**step).sentence for step in told.pop("postprocessing", [])]
+    made_with += [(name, str(value)) for name, value in told.items()]
+    made_with.append(("postprocessing", "; ".join(steps) or "none"))
     weights = [file for member in members for file in member.files]
     reporting.prediction_page(
         path,
@@ -87,9 +91,9 @@ def _case(name: str, entry: Mapping[str, Any]) -> reporting.PredictedCase:
 
 
 def _trusted_least(case: reporting.PredictedCase) -> tuple[float, float, int, str]:
-    """Sorts the cases that deserve a look first."""
+    """Sorts the cases that deserve a look first: unusual images, whose expected Dice is too high, before all others."""
     expected = 1.0 if case.expected_dice is None else case.expected_dice
-    return expected, -(case.unusual or 0.0), -len(case.warnings), case.case
+    return -max(1.0, case.unusual or 0.0), expected, -len(case.warnings), case.case
 
 
 def _viewer(
@@ -105,8 +109,11 @@ def _viewer(
     voxels, geometry = read_volume(files[0], case=case.case)
     labels = geometry.orientation.apply(voxels)
     caption = case.case
+    if case.unusual is not None:
+        caption += f": unusual image, score {case.unusual:.2f}" if case.unusual > 1 else f": score {case.unusual:.2f}"
     if case.expected_dice is not None:
-        caption += f", expected Dice {case.expected_dice:.3f}"
+        most = "at most " if (case.unusual or 0.0) > 1 else ""
+        caption += f", expected Dice {most}{case.expected_dice:.3f}"
     return reporting.case_viewer(
         caption,
         np.asarray(loaded.image[0]),

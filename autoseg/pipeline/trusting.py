@@ -62,22 +62,30 @@ def write_agreements(fold: Path, cases: Mapping[str, Mapping[str, float | None]]
 
 
 def calibrate(results: Path, n_folds: int, scores: Scores) -> list[Problem]:
-    """Write trust.json from the out-of-fold cases of all folds; returns a warning for folds that cannot take part.
+    """Write trust.json from the out-of-fold cases of all folds; returns a warning where folds cannot take part.
 
     Without agreement in any fold there is no trust.json.
     """
     agreements: dict[str, dict[str, float | None]] = {}
-    warnings = []
+    lacking: list[Path] = []
     for fold in range(n_folds):
         folder = fold_folder(results, fold)
         path = folder / "validation" / AGREEMENTS
         kept = Agreements.read(path) if path.is_file() else None
         if kept is None or kept.made_from != content_key(files=[folder / "weights.safetensors"]):
-            found = "was validated by a version that kept no agreement, without which it cannot help to expect Dice"
-            todo = f"delete {folder / 'validation'} and run the same command again, if you want that"
-            warnings.append(Problem(case=folder.name, found=found, next=todo))
+            lacking.append(path.parent)
         else:
             agreements |= kept.cases
+    warnings = []
+    if lacking:
+        found = (
+            f"{len(lacking)} of {n_folds} folds were validated by a version that kept no agreement and do not help to "
+        )
+        stored = any([*folder.glob(f"*{prediction.PROBABILITIES}")] for folder in lacking)
+        again = "the same command with --save_probabilities" if stored else "the same command"
+        names = ", ".join(folder.parent.name for folder in lacking)
+        todo = f"if you want that, delete the folder validation in {names} and run {again}"
+        warnings.append(Problem(case="", file=str(results), found=found + "expect Dice", next=todo))
     trust = evaluation.calibrate(scores.cases, agreements)
     if trust is None:
         (results / TRUST).unlink(missing_ok=True)

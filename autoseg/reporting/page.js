@@ -25,7 +25,7 @@ function makeSortable(table) {
     button.type = "button";
     button.textContent = header.textContent;
     header.replaceChildren(button);
-    button.addEventListener("click", () => {
+    header.addEventListener("click", () => {
       const descending = header.getAttribute("aria-sort") === "ascending";
       headers.forEach((other) => other.removeAttribute("aria-sort"));
       header.setAttribute("aria-sort", descending ? "descending" : "ascending");
@@ -35,20 +35,23 @@ function makeSortable(table) {
 }
 
 // What is typed is words that a row must hold, or a comparison such as "Dice < 0.8"; both can be joined by commas. Of a
-// column the beginning or a part of its name is enough.
-function matcher(text, names) {
+// column a part of its name is enough. Columns that are not there are named in `unknown`.
+function matcher(text, names, unknown) {
   const holds = (row, words) => row.textContent.toLowerCase().includes(words.toLowerCase());
-  const tests = text.split(",").map((part) => part.trim()).filter(Boolean).map((part) => {
-    const compared = part.match(/^(.+?)\s*([<>]=?)\s*([-+]?[\d.]+(?:e[-+]?\d+)?)$/i);
+  const tests = text.split(/,(?!\d)/).map((part) => part.trim()).filter(Boolean).map((part) => {
+    const compared = part.match(/^(.+?)\s*([<>]=?|=)\s*([-+]?[\d.,]+(?:e[-+]?\d+)?)$/i);
     if (!compared) return (row) => holds(row, part);
     const wanted = compared[1].trim().toLowerCase();
     const exact = names.indexOf(wanted);
     const column = exact >= 0 ? exact : names.findIndex((name) => name.includes(wanted));
-    if (column < 0) return (row) => holds(row, part);
-    const [limit, sign] = [parseFloat(compared[3]), compared[2]];
+    if (column < 0) unknown.push(compared[1].trim());
+    if (column < 0) return () => false;
+    const [limit, sign] = [parseFloat(compared[3].replace(",", ".")), compared[2]];
     return (row) => {
       const value = numberIn(row.cells[column].textContent.trim());
-      return sign === "<" ? value < limit : sign === ">" ? value > limit : sign === "<=" ? value <= limit : value >= limit;
+      if (sign === "=") return value === limit;
+      return sign[0] === "<" ? value < limit || (sign === "<=" && value === limit)
+        : value > limit || (sign === ">=" && value === limit);
     };
   });
   return (row) => tests.every((test) => test(row)) || holds(row, text.trim());
@@ -60,13 +63,15 @@ function makeFilterable(line, table) {
   const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim().toLowerCase());
   line.style.display = "block";
   const apply = () => {
-    const matches = matcher(input.value, names);
+    const unknown = [];
+    const matches = matcher(input.value, names, unknown);
     let shown = 0;
     for (const row of rows) {
       row.hidden = !matches(row);
       shown += !row.hidden;
     }
-    told.textContent = `${shown} of ${rows.length}`;
+    const lost = unknown.length && !shown ? `: there is no column ${unknown.join(", ")}` : "";
+    told.textContent = `${shown} of ${rows.length}${lost}`;
   };
   input.addEventListener("input", apply);
   apply();

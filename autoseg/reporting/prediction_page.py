@@ -81,7 +81,8 @@ def _cases(cases: Sequence[PredictedCase]) -> list[str]:
         parts.append(
             paragraph(
                 "Expected Dice is what cases of the cross-validation had on which the networks agreed as much. "
-                "Unusual: how far the image is from those of the training; 1 is as far as one in twenty unseen ones.",
+                "Unusual: how far the image is from those of the training; 1 is as far as one in twenty unseen ones. "
+                "Above 1 look at the result: the expected Dice is too high there.",
                 kind="note",
             )
         )
@@ -94,7 +95,11 @@ def _cases(cases: Sequence[PredictedCase]) -> list[str]:
     seen = {name: [ml for case in cases if (ml := case.volumes_ml.get(name, 0.0)) > 0] for name in names}
     if any(len(values) > 1 for values in seen.values()):
         drawn = volume_figure({name: values for name, values in seen.items() if values})
-        parts.append(figure("Volume of each label, a point per case that has it", png_bytes(drawn)))
+        parts.append(
+            figure(
+                "Volume of each label, a point per case that has it; line: quartiles, stroke: median", png_bytes(drawn)
+            )
+        )
     return parts
 
 

@@ -23,6 +23,7 @@ from autoseg.reporting.picture import png_bytes
 from autoseg.reporting.plots import dataset_figure, score_figure, size_figure
 
 MOST_ROWS = 4000  # of the table of all cases and labels: a page of more is slow to open
+NO_TRUST = "It is learnt from a finished cross-validation. Run autoseg_train again: what is missing is added."
 FEW_ROWS = 5  # need no filter
 DOUBTS = ("case", "label", "Dice", "usual Dice", "spreads below", "what is seen")
 _METRICS = (  # of Scores, how it is called, digits
@@ -89,7 +90,7 @@ def report_page(path: Path, contents: Contents) -> None:
     sections = [
         section("Failures and warnings", problem_table(contents.problems), otherwise="There are none."),
         section("Scores", *(_scored(scores, contents.folds) if scores else ()), otherwise="No cross-validation yet."),
-        section("Trust", *(_trusted(contents.trust) if contents.trust else ()), otherwise="Nothing is known yet."),
+        section("Trust", *(_trusted(contents.trust) if contents.trust else ()), otherwise=NO_TRUST),
         section("Cases", *contents.viewers, otherwise="There is no picture yet."),
         section("Labels to check", *_doubtful(contents), otherwise="No label disagrees unlike others."),
         section("Models compared", *_compared(contents), otherwise="There is no finished cross-validation yet."),
@@ -114,7 +115,13 @@ def _trusted(trust: Trust) -> list[str]:
         ["rank correlation with the real mean Dice of a case", number(found.rank_correlation, 2)],
         ["share of real values in the interval (0.8 is promised)", number(found.in_interval, 2)],
     ]
-    return [paragraph(told), table(["", f"{found.cases} cases"], rows, numbers_from=1)]
+    parts = [paragraph(told), table(["", f"{found.cases} cases"], rows, numbers_from=1)]
+    error, without = found.mean_absolute_error, found.error_without
+    if error is not None and without is not None and error > 0.9 * without:
+        parts.append(
+            paragraph("Of usual images that is hardly better than always telling the mean: they differ too little.")
+        )
+    return parts
 
 
 def problem_table(problems: Sequence[Problem]) -> str:
@@ -257,7 +264,8 @@ def _curve(fold: str, rows: Sequence[Row], labels: LabelScheme) -> str:
     hours = sum(row.get("seconds") or 0 for row in rows) / 3600
     waited = sum((row.get("seconds") or 0) * (row.get("data_wait_share") or 0) for row in rows) / 3600
     share = f", {waited / hours:.0%} of it waiting for data" if hours else ""
-    caption = f"Fold {fold}: {len(rows)} epochs, {hours:.2f} hours{share}"
+    took = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    caption = f"Fold {fold}: {len(rows)} epochs, {took}{share}"
     return figure(caption, png_bytes(curve_figure(rows, label_names=[*labels.foreground])))
 
 

@@ -59,13 +59,13 @@ def test_page_shows_plan_curves_scores_and_the_best_median_and_worst_case(world,
     assert len(page.pictures) == 4  # Dice, its size, two curves
     assert all(picture.startswith(b"\x89PNG") for picture in page.pictures)
     assert page.captions_with("Fold") == [
-        f"Fold {fold}: 2 epochs, 0.00 hours, 0% of it waiting for data" for fold in (0, 1)
+        f"Fold {fold}: 2 epochs, 0.1 minutes, 0% of it waiting for data" for fold in (0, 1)
     ]
     scores = json.loads((world.model("small") / "crossval" / "summary.json").read_text())["cases"]
     means = {case: np.mean([row["dice"] for row in rows.values()]) for case, rows in scores.items()}
     order = sorted(means, key=lambda case: -means[case])
     for caption, name, case in zip(
-        page.captions_with("validated cases"), ("best", "median", "worst"), (order[0], order[3], order[5]), strict=True
+        page.captions_with("validated cases"), ("worst", "median", "best"), (order[5], order[3], order[0]), strict=True
     ):
         assert caption == f"{name} of 6 validated cases: {case}, mean Dice {means[case]:.4f}"
     assert "Mean Dice over labels" in page.text
@@ -90,7 +90,7 @@ def test_single_validated_case_is_shown_once(world, call):
     assert page_of(world).captions_with("case_0") == ["best of 1 validated cases: case_0, mean Dice 1.0000"]
     world.add_fold("small", 1, world.with_stray)
     call(main, *world.where, "-c", "small", "--planner", "hand")
-    assert [c.split(" of ")[0] for c in page_of(world).captions_with("validated cases")] == ["best", "worst"]
+    assert [c.split(" of ")[0] for c in page_of(world).captions_with("validated cases")] == ["worst", "best"]
 
 
 def test_lost_picture_is_told_and_the_page_written_all_the_same(trained, call):

@@ -43,7 +43,7 @@ def test_what_is_unusual_for_its_label_comes_first_and_what_is_hard_everywhere_d
         (row(0.0, 0.0, 5.0), "predicted, and not drawn at all"),
         (row(0.0, 5.0, 0.0), "drawn, and not predicted at all"),
         (row(0.0, 5.0, 5.0), "drawn in one place and predicted in another"),
-        (row(0.4, 10.0, 3.0), "only 30% of what is drawn is predicted"),
+        (row(0.4, 10.0, 3.0), "70% less predicted than drawn"),
         (row(0.4, 10.0, 11.0), "about as much predicted as drawn, but elsewhere"),
     ],
 )

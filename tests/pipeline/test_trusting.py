@@ -107,11 +107,11 @@ def test_what_is_unusual_is_a_warning(
     ((case, facts),) = record["cases"].items()
     assert case == "clean"
     assert facts["trust"]["out_of_distribution"] > 1
-    assert any("features lie" in text for text in facts["warnings"])
+    assert any("unlike those of the training" in text for text in facts["warnings"])
     caplog.clear()
     capsys.readouterr()
     Predictor.load(results(copy), device="cpu")(images / "clean_0000.nii.gz")
-    assert "features lie" in caplog.text + capsys.readouterr().err  # the command has its own handler of log messages
+    assert "unlike those of the training" in caplog.text + capsys.readouterr().err  # the command has its own handler of log messages
 
 
 def test_an_exported_model_tells_the_same(trained: Path, tmp_path: Path) -> None:
@@ -174,7 +174,10 @@ def test_the_folder_of_an_earlier_version_gets_features_and_is_told_what_it_lack
     assert train.main([*place(copy), *SHORT, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert not any(told[f"fold_{i}"]["trained_now"] or told[f"fold_{i}"]["validated_now"] for i in range(FOLDS))
-    assert len([warning for warning in told["warnings"] if "kept no agreement" in warning["found"]]) == FOLDS
+    (warning,) = (one for one in told["warnings"] if "kept no agreement" in one["found"])
+    assert f"{FOLDS} of {FOLDS} folds" in warning["found"]
+    assert "fold_0, fold_1, fold_2" in warning["next"]
+    assert "--save_probabilities" not in warning["next"]
     assert (model / "fold_2" / "features.safetensors").is_file()
     assert not (model / "trust.json").exists()
     shutil.rmtree(model / "fold_0" / "validation")

@@ -93,6 +93,8 @@ def test_names_that_begin_with_digits_are_sorted_as_names(make_plan, tmp_path, n
         ("dice > 0.6, organ", ["case_a", "case_c"]),
         ("nothing like it", []),
         ("sens < 2", []),
+        ("Dice = 0.5", ["case_a"]),
+        ("Dice <0,15", ["case_d"]),
         ("NSD >= 8.5e-1", ["case_a", "case_c", "case_c"]),
     ],
 )
@@ -102,6 +104,8 @@ def test_a_filter_leaves_the_rows_that_match(report, typed, left):
         table.find_element("css selector", "input").send_keys(typed)
         assert sorted(column(table, 0)) == left
         assert table.find_element("css selector", "output").text == f"{len(left)} of 8"
+        table.find_element("css selector", "input").send_keys(", colour > 3")
+        assert table.find_element("css selector", "output").text == "0 of 8: there is no column colour"
 
 
 def test_sliders_move_through_the_slices_of_all_layers_and_boxes_hide_them(report):
