@@ -111,7 +111,9 @@ def test_what_is_unusual_is_a_warning(
     caplog.clear()
     capsys.readouterr()
     Predictor.load(results(copy), device="cpu")(images / "clean_0000.nii.gz")
-    assert "unlike those of the training" in caplog.text + capsys.readouterr().err  # the command has its own handler of log messages
+    assert (
+        "unlike those of the training" in caplog.text + capsys.readouterr().err
+    )  # the command has its own handler of log messages
 
 
 def test_an_exported_model_tells_the_same(trained: Path, tmp_path: Path) -> None:
