@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 METADATA_KEY = "autoseg"
-CHECKSUMS_KEY = "crc32"  # of each tensor: the format itself does not notice a flipped bit
+CHECKSUMS_KEY = "crc32"  # among the facts, of each tensor: the format itself does not notice a flipped bit
 MOST_FACTS_BYTES = 1 << 24
 
 
@@ -34,14 +34,16 @@ def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor], *, facts: d
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    text = json.dumps(facts, allow_nan=False)
-    assert len(text) <= MOST_FACTS_BYTES
     # The format stores plain rows without sharing, so channels-last and tied tensors are copied.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+    checksums = {name: _checksum(tensor) for name, tensor in tensors.items()}
+    text = json.dumps({**facts, CHECKSUMS_KEY: checksums}, allow_nan=False)
+    assert len(text) <= MOST_FACTS_BYTES
     with whole_file(path) as temporary:
         try:
-            checksums = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
-            save_file(tensors, temporary, metadata={METADATA_KEY: text, CHECKSUMS_KEY: checksums})
+            save_file(
+                tensors, temporary, metadata={METADATA_KEY: text}
+            )  # of two keys the order would be left to chance
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
@@ -65,9 +67,6 @@ def load_weights(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         refuse_file(path, f"is no intact safetensors file ({error})", todo)
-    for name, wanted in _checksums(path, metadata.get(CHECKSUMS_KEY), todo=todo).items():
-        if name not in tensors or _checksum(tensors[name]) != wanted:
-            refuse_file(path, f"is damaged: {name} is not as it was written", todo)
     text = metadata.get(METADATA_KEY)
     if text is None:
         refuse_file(path, "was not written by autoseg", "give the weights of a model that autoseg trained")
@@ -79,6 +78,12 @@ def load_weights(
         refuse_file(path, f"carries facts that are no JSON ({error})", todo)
     if not isinstance(facts, dict):
         refuse_file(path, "carries facts that are no JSON object", todo)
+    checksums = facts.pop(CHECKSUMS_KEY, {})  # none in files of before
+    if not isinstance(checksums, dict):
+        refuse_file(path, "carries checksums that are no JSON object", todo)
+    for name, wanted in checksums.items():
+        if name not in tensors or _checksum(tensors[name]) != wanted:
+            refuse_file(path, f"is damaged: {name} is not as it was written", todo)
     return tensors, facts
 
 
@@ -99,17 +104,6 @@ def _checksum(tensor: torch.Tensor) -> int:
 
     flat = tensor.reshape(-1)
     return zlib.crc32(flat.view(torch.uint8).numpy()) if flat.numel() else 0
-
-
-def _checksums(path: Path, text: str | None, *, todo: str) -> dict[str, int]:
-    """Of each tensor as it was written; none in files of before."""
-    try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        refuse_file(path, "carries checksums that are no JSON object", todo)
-    return found
 
 
 def weights_of_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
