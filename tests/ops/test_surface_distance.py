@@ -36,9 +36,9 @@ def check(truth: Mask, predicted: Mask, spacing_mm: tuple[float, float, float]) 
     assert found.mean_mm == pytest.approx(wanted, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_scores_of_a_thousand_random_pairs_equal_the_reference(seed: int) -> None:
-    """100 pairs a seed: specks, halves and nearly full boxes; every other pair of smooth bodies."""
+@pytest.mark.parametrize("seed", range(2))
+def test_scores_of_random_pairs_equal_the_reference(seed: int) -> None:
+    """100 pairs a seed (a thousand of all metrics are in tests/evaluation/test_every_metric.py): specks, halves and nearly full boxes; every other pair of smooth bodies."""
     rng = np.random.default_rng(seed)
     for number in range(100):
         shape = rng.integers(1, 12, 3)
