@@ -38,7 +38,7 @@ def check(truth: Mask, predicted: Mask, spacing_mm: tuple[float, float, float]) 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_scores_of_random_pairs_equal_the_reference(seed: int) -> None:
-    """100 pairs a seed (a thousand of all metrics are in tests/evaluation/test_every_metric.py): specks, halves and nearly full boxes; every other pair of smooth bodies."""
+    """100 pairs a seed (a thousand, of all metrics, are in tests/evaluation): specks, halves and nearly full boxes; every other pair of smooth bodies."""
     rng = np.random.default_rng(seed)
     for number in range(100):
         shape = rng.integers(1, 12, 3)
