@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from autoseg import evaluation, reporting, training
-from autoseg.aftercare.choice import known_strategy, validated_folds, validated_predictions
+from autoseg.aftercare.choice import known_strategy, validated_predictions
 from autoseg.core.dataset import Case, Dataset, read_dataset
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.fingerprint import Fingerprint
@@ -27,6 +27,7 @@ from autoseg.pipeline import Outcome, read_plan
 
 T = TypeVar("T")
 PICTURED = 5  # of the labels to check
+NAMED = 5  # of many cases
 FEW_SLICES = 12  # of each plane of their pictures
 
 
@@ -43,27 +44,29 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
     plan.configuration(configuration)
     measured, crossval = workspace.fingerprint(dataset.name), results / "crossval" / "summary.json"
     validated = _validated(results)
-    so_far = evaluation.pool_scores(validated) if validated else None
+    so_far = evaluation.pool_scores([*validated.values()]) if validated else None
+    predictions = validated_predictions(results, dataset.json.file_ending)
     fingerprint = Fingerprint.read(measured) if measured.is_file() else None
     logs = {fold: training.read_log(log) for fold, log in fold_files(results, "log.jsonl").items()}
-    folds = {case: fold for fold, cases in validated_folds(results).items() for case in cases}
-    shown, problems = _viewers(dataset, results, validated)
-    doubts, doubtful, more = _doubts(dataset, results, so_far)
+    folds = {case: fold for fold, scores in validated.items() for case in scores.cases}
+    shown, problems = _viewers(dataset, predictions, so_far)
+    doubts, doubtful, more = _doubts(dataset, predictions, so_far)
     problems += [problem for problem in more if problem not in problems]
-    kept = validated_predictions(results, dataset.json.file_ending)
-    if lost := sorted(folds.keys() - kept.keys() - {problem.case for problem in problems}):
-        found = f"the predicted files of {len(lost)} validated cases are gone ({', '.join(lost[:5])}, ...)"
+    if lost := sorted(folds.keys() - predictions.keys() - {problem.case for problem in problems}):
+        names = ", ".join([*lost[:NAMED], *(["..."] if len(lost) > NAMED else [])])
+        found = f"the predicted files of {len(lost)} validated cases are gone ({names})"
         todo = "delete the validation folders of their folds and run autoseg_train again"
         problems.append(Problem(case="", found=found, next=todo))
     others = _cross_validations(results.parent, problems)
     trust = _tried(lambda: Trust.read(results / TRUST), problems) if (results / TRUST).is_file() else None
+    pooled = _tried(lambda: written_scores(crossval), problems) if crossval.is_file() else None
     told = [*dataset.problems, *problems, *_unfinished(dataset, workspace, results), *_doubtful_training(logs)]
     contents = reporting.Contents(
         title=f"{dataset.name}, {configuration}",
         plan=plan,
         fingerprint=fingerprint,
         logs=logs,
-        scores=written_scores(crossval) if crossval.is_file() else so_far,
+        scores=pooled or so_far,
         folds=folds,
         trust=trust,
         viewers=[viewer for _, viewer in shown],
@@ -87,17 +90,16 @@ def report(folder: Path, workspace: Workspace, *, planner: str, configuration: s
 
 
 def _viewers(
-    dataset: Dataset, results: Path, validated: Sequence[Scores]
+    dataset: Dataset, predictions: Mapping[str, Path], scores: Scores | None
 ) -> tuple[list[tuple[str, str]], list[Problem]]:
     """The best, the median and the worst of the validated cases, by mean Dice over labels: (caption, HTML) each."""
     means: dict[str, float] = {}
-    for case, rows in (pair for one in validated for pair in one.cases.items()):
+    for case, rows in ({} if scores is None else scores.cases).items():
         known = [row.dice for row in rows.values() if row.dice is not None]
         if known and case in dataset.cases:
             means[case] = statistics.fmean(known)
     order = sorted(means, key=lambda case: (-means[case], case))
     named = {place: name for name, place in (("median", len(order) // 2), ("worst", len(order) - 1), ("best", 0))}
-    predictions = validated_predictions(results, dataset.json.file_ending)
     shown: list[tuple[str, str]] = []
     problems: list[Problem] = []
     for place, name in sorted(named.items(), reverse=True) if order else ():  # the worst is looked for first
@@ -114,17 +116,18 @@ def _viewers(
     return shown, problems
 
 
-def _validated(results: Path) -> list[Scores]:
+def _validated(results: Path) -> dict[str, Scores]:
     """The scores of every fold of the cross-validation: what was trained on all cases was scored on them."""
     validated = fold_files(results, "validation/summary.json")
-    return [written_scores(path) for fold, path in validated.items() if fold != "all"]
+    return {fold: written_scores(path) for fold, path in validated.items() if fold != "all"}
 
 
-def _doubts(dataset: Dataset, results: Path, scores: Scores | None) -> tuple[list[list[str]], list[str], list[Problem]]:
+def _doubts(
+    dataset: Dataset, predictions: Mapping[str, Path], scores: Scores | None
+) -> tuple[list[list[str]], list[str], list[Problem]]:
     """Labels that deserve a second look, and the first few to leaf through, where they disagree."""
     if scores is None:
         return [], [], []
-    predictions = validated_predictions(results, dataset.json.file_ending)
     doubts: list[list[str]] = []
     viewers: list[str] = []
     problems: list[Problem] = []

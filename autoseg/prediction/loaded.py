@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from autoseg.core.errors import DataError, Problem
 from autoseg.core.geometry import Geometry, Orientation
 from autoseg.io.images import LoadedCase
 from autoseg.ops.case_transform import Grids
-from autoseg.prediction.agreement import Agreement
 from autoseg.prediction.ensemble import Ensemble
-from autoseg.prediction.image import PreparedImage, Settings, prepare_image, segment
-from autoseg.prediction.memory import MemoryPlan
+from autoseg.prediction.image import PreparedImage, prepare_image
 from autoseg.prediction.unusual import unusual
 
 
@@ -58,30 +52,6 @@ def prepare_scan(members: Sequence[Ensemble], loaded: LoadedCase) -> LoadedScan:
     strange = {sentence: None for member in members for sentence in _unusual(member, image.grids, geometry, ranges)}
     warnings += strange
     return LoadedScan(image=image, geometry=geometry, to_frame=to_frame, warnings=tuple(warnings))
-
-
-def segment_scan(
-    members: Sequence[Ensemble],
-    scan: LoadedScan,
-    settings: Settings,
-    *,
-    progress: Callable[[float], None] = lambda share: None,
-    planned: Callable[[MemoryPlan], None] = lambda plan: None,
-    on_probabilities: Callable[[int, torch.Tensor], None] | None = None,
-    agreement: Agreement | None = None,
-) -> NDArray[np.unsignedinteger]:
-    """Labels (Z, Y, X) in canonical orientation, file values; see `segment` for the rest."""
-    labels = segment(
-        members,
-        scan.image,
-        settings,
-        progress=progress,
-        planned=planned,
-        on_probabilities=on_probabilities,
-        agreement=agreement,
-    )
-    canonical: NDArray[np.unsignedinteger] = scan.to_frame.inverse.then(scan.geometry.orientation).apply(labels)
-    return canonical
 
 
 def _unusual(member: Ensemble, grids: Grids, geometry: Geometry, ranges: Sequence[tuple[float, float]]) -> list[str]:

@@ -12,8 +12,8 @@ from autoseg.core.trust import CaseTrust, ExpectedDice, mean_expected
 from autoseg.prediction.agreement import Agreement
 from autoseg.prediction.ensemble import Ensemble
 from autoseg.prediction.features import out_of_distribution
-from autoseg.prediction.image import Settings
-from autoseg.prediction.loaded import LoadedScan, segment_scan
+from autoseg.prediction.image import Settings, segment
+from autoseg.prediction.loaded import LoadedScan
 from autoseg.prediction.memory import MemoryPlan
 
 
@@ -26,12 +26,12 @@ def segment_with_trust(
     planned: Callable[[MemoryPlan], None] = lambda plan: None,
     on_probabilities: Callable[[int, torch.Tensor], None] | None = None,
 ) -> tuple[NDArray[np.unsignedinteger], CaseTrust]:
-    """Labels as `segment_scan` gives them, and how far they may be trusted."""
+    """Labels (Z, Y, X) in canonical orientation, file values, and how far they may be trusted; see `segment`."""
     score = out_of_distribution(members, scan.image)
     agreement = Agreement(members[0].plan.scheme, n_voxels=int(np.prod(scan.image.grids.cropped_shape)))
-    labels = segment_scan(
+    labels = segment(
         members,
-        scan,
+        scan.image,
         settings,
         progress=progress,
         planned=planned,
@@ -46,7 +46,8 @@ def segment_with_trust(
         expected_dice=expected,
         agreement=found,
     )
-    return labels, trust
+    canonical: NDArray[np.unsignedinteger] = scan.to_frame.inverse.then(scan.geometry.orientation).apply(labels)
+    return canonical, trust
 
 
 def expected_dice(members: Sequence[Ensemble], agreement: Mapping[str, float | None]) -> dict[str, ExpectedDice]:

@@ -21,8 +21,7 @@ class PredictedCase:
     """A case as prediction.json has it.
 
     `expected_dice` is the mean over labels, `unusual` the score against the training images (above 1 is unusual); both
-    are None for a model that cannot tell. `hashes` are those of
-    its files, as in prediction.json.
+    are None for a model that cannot tell. `hashes` are those of its files, as in prediction.json.
     """
 
     case: str

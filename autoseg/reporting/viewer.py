@@ -19,6 +19,7 @@ MOST_SLICES = 32  # of a plane
 MOST_PIXELS = 256  # across a slice; of larger ones every second (third, ...) voxel is shown
 SHOWN_PIXELS, LEAST_PIXELS = 360, 24  # the longest side on the screen, and the shortest
 _QUALITY = 70  # of the grey images, as JPEG counts
+_STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # to the neighbours within a slice
 
 
 def case_viewer(
@@ -64,7 +65,7 @@ def case_viewer(
         shown = [_slices(volume, plane, chosen) for volume in (shown_image, *painted)]
         layers = [("image", _jpeg(_grey(shown[0], window))), ("predicted", _png(shown[-1]))]
         if truth is not None:
-            layers.append(("truth", _png(_outlines(shown[1], SHOWN_PIXELS))))
+            layers.append(("truth", _png(_outlines(shown[1]))))
         wide, high = (round(size_mm[axis] * pixels_per_mm) for axis in (plane.column, plane.row))
         numbers = [box[plane.across][0] + number + 1 for number in chosen]
         planes.append(
@@ -139,18 +140,15 @@ def _slices(volume: Voxels, plane: Plane, chosen: Sequence[int]) -> Voxels:
     return thinned
 
 
-def _outlines(painted: NDArray[np.uint8], finest: int) -> NDArray[np.uint8]:
+def _outlines(painted: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The borders of labels within each slice, on a finer grid, so that the lines are thin."""
-    factor = max(1, min(4, finest // max(painted.shape[1:])))
+    factor = max(1, min(4, SHOWN_PIXELS // max(painted.shape[1:])))
     fine = painted.repeat(factor, axis=1).repeat(factor, axis=2)
     padded = np.pad(fine, ((0, 0), (1, 1), (1, 1)))
     rows, columns = fine.shape[1:]
     neighbours = [padded[:, 1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns] for dy, dx in _STEPS]
     edges: NDArray[np.uint8] = np.where(np.any([fine != other for other in neighbours], axis=0), fine, 0)
     return edges
-
-
-_STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 def _strip(slices: Voxels) -> Voxels:

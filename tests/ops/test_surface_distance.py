@@ -38,7 +38,7 @@ def check(truth: Mask, predicted: Mask, spacing_mm: tuple[float, float, float]) 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_scores_of_random_pairs_equal_the_reference(seed: int) -> None:
-    """100 pairs a seed (a thousand, of all metrics, are in tests/evaluation): specks, halves and nearly full boxes; every other pair of smooth bodies."""
+    """Specks, halves and nearly full boxes, every other pair of smooth bodies; more with all metrics, in evaluation."""
     rng = np.random.default_rng(seed)
     for number in range(100):
         shape = rng.integers(1, 12, 3)
